@@ -1,0 +1,1 @@
+"""The server of everopen: wire, admission, matching, journal, acknowledgement, events."""

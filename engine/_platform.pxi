@@ -1,0 +1,26 @@
+# What the native core takes from the C side: fixed-width integers, memory, and the abort behind INVARIANT.
+# Nothing here knows about orders.
+
+from libc.stdint cimport (
+    int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, INT64_MAX, UINT32_MAX, UINT64_MAX,
+)
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memmove, memset
+
+cdef extern from *:
+    """
+    #include <stdio.h>
+    #include <stdlib.h>
+
+    /* A failed assert in a noexcept function would print and return 0, and `python -O` would drop it: abort instead. */
+    #define INVARIANT(ok, text) do { \\
+        if (__builtin_expect(!(ok), 0)) { \\
+            fprintf(stderr, "everopen: invariant broken: %s (%s:%d)\\n", (text), __FILE__, __LINE__); \\
+            abort(); \\
+        } } while (0)
+    #define LIKELY(x) __builtin_expect(!!(x), 1)
+    #define UNLIKELY(x) __builtin_expect(!!(x), 0)
+    """
+    void INVARIANT(bint ok, const char* text) noexcept nogil
+    bint LIKELY(bint x) noexcept nogil
+    bint UNLIKELY(bint x) noexcept nogil

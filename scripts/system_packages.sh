@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Makes sure that the few Debian packages which pip cannot bring are here. Looks first, so that a machine that has them
+# is left alone and needs no root.
+set -euo pipefail
+
+missing=()
+need() { # need PACKAGES COMMAND...: the packages are missing when the command fails
+    local packages=$1
+    shift
+    "$@" >/dev/null 2>&1 || read -ra missing <<<"${missing[*]-} $packages"
+}
+
+python_header() { test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; }
+c_header() { echo "#include <$1>" | cc -E -x c - ; }
+
+need "gcc libc6-dev" command -v cc
+need "python3" command -v python3
+need "python3-venv" python3 -c 'import ensurepip, venv'
+need "python3-dev" python_header
+need "libxxhash-dev" c_header xxhash.h
+
+((${#missing[@]})) || exit 0
+
+install="apt-get install --yes --no-install-recommends ${missing[*]}"
+as_root=()
+if [[ $(id -u) != 0 ]]; then
+    as_root=(sudo --non-interactive)
+    if ! "${as_root[@]}" true 2>/dev/null; then
+        echo "everopen needs packages of the system. Run this, then make again:" >&2
+        echo "    sudo $install" >&2
+        exit 1
+    fi
+fi
+if ! command -v apt-get >/dev/null; then
+    echo "everopen needs what Debian calls: ${missing[*]}. Install it by your system's means, then make again." >&2
+    exit 1
+fi
+echo "installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+"${as_root[@]}" apt-get update -qq
+# shellcheck disable=SC2086 # the words of the command are meant to split
+"${as_root[@]}" $install -qq

@@ -1,0 +1,76 @@
+"""The native extensions and nothing else; all that is static stands in pyproject.toml.
+
+Switches, each "1" to turn it on: EVEROPEN_SANITIZE (address and undefined-behaviour sanitizers), EVEROPEN_DEBUG (Cython's
+bounds checks), EVEROPEN_COVERAGE (line tracing of nogil code), EVEROPEN_PROBES (the test modules in tests/probes).
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from Cython.Build import cythonize
+from Cython.Compiler import Errors, ExprNodes, PyrexTypes, Symtab
+from setuptools import Extension, setup
+
+
+def switched_on(name: str) -> bool:
+    return os.environ.get(f"EVEROPEN_{name}") == "1"
+
+
+SANITIZE, DEBUG, COVERAGE, PROBES = map(switched_on, ("SANITIZE", "DEBUG", "COVERAGE", "PROBES"))
+
+# Objects of one variant must never be linked into another, so each has a folder of its own.
+VARIANT = "-".join(["native", *(name for name, on in [("asan", SANITIZE), ("debug", DEBUG), ("cov", COVERAGE)] if on)])
+
+COMPILE = ["-O3", "-g1", "-Wall", "-Wno-unused-function"]
+LINK: list[str] = []
+MACROS: list[tuple[str, str | None]] = []
+if SANITIZE:
+    COMPILE += ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+    LINK += ["-fsanitize=address,undefined"]
+if COVERAGE:
+    COMPILE += ["-O0"]
+    MACROS += [("CYTHON_TRACE_NOGIL", "1")]
+
+
+def extension(name: str, source: str) -> Extension:
+    included = sorted(str(path) for path in Path("engine").glob("_*.pxi"))
+    return Extension(name, [source], depends=included, extra_compile_args=COMPILE, extra_link_args=LINK, define_macros=MACROS)
+
+
+def translate(extensions: Iterable[Extension], checked: bool) -> list[Extension]:
+    """Cython to C. `checked` turns bounds checks on; division stays C's, so that a checked build computes the same."""
+    directives: dict[str, Any] = {
+        "language_level": 3,
+        "cdivision": True,
+        "boundscheck": checked,
+        "wraparound": False,
+        "initializedcheck": checked,
+        "linetrace": COVERAGE,
+        "show_performance_hints": not checked,
+    }
+    return cythonize(  # type: ignore[no-any-return]
+        list(extensions), include_path=["engine"], build_dir=f"build/{VARIANT}", compiler_directives=directives
+    )
+
+
+def refuse_performance_hints() -> None:
+    """A hint means that nogil code takes the GIL or asks for an exception on the hot path: it fails the build."""
+    report = Errors.performance_hint
+
+    def refuse(position: Any, message: str, env: Any) -> None:
+        if report(position, message, env):
+            Errors.error(position, "the hint above would slow the hot path, so it counts as an error")
+
+    for module in (Errors, ExprNodes, PyrexTypes, Symtab):
+        module.performance_hint = refuse
+
+
+refuse_performance_hints()
+extensions = translate([extension("engine._core", "engine/_core.pyx")], checked=DEBUG)
+if PROBES:
+    probes = sorted(Path("tests/probes").glob("*.pyx"))
+    extensions += translate([extension(f"tests.probes.{path.stem}", str(path)) for path in probes], checked=True)
+
+setup(ext_modules=extensions, options={"build_ext": {"build_temp": f"build/{VARIANT}/objects"}})
