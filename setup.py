@@ -1,7 +1,7 @@
 """The native extensions and nothing else; all that is static stands in pyproject.toml.
 
-Switches, each "1" to turn it on: EVEROPEN_SANITIZE (address and undefined-behaviour sanitizers), EVEROPEN_DEBUG (Cython's
-bounds checks), EVEROPEN_COVERAGE (line tracing of nogil code), EVEROPEN_PROBES (the test modules in tests/probes).
+Switches, each "1" to turn it on: EVEROPEN_SANITIZE (address and undefined-behaviour sanitizers), EVEROPEN_DEBUG
+(Cython's bounds checks), EVEROPEN_COVERAGE (line tracing of nogil code), EVEROPEN_PROBES (the modules in tests/probes).
 """
 
 import os
@@ -36,7 +36,9 @@ if COVERAGE:
 
 def extension(name: str, source: str) -> Extension:
     included = sorted(str(path) for path in Path("engine").glob("_*.pxi"))
-    return Extension(name, [source], depends=included, extra_compile_args=COMPILE, extra_link_args=LINK, define_macros=MACROS)
+    return Extension(
+        name, [source], depends=included, extra_compile_args=COMPILE, extra_link_args=LINK, define_macros=MACROS
+    )
 
 
 def translate(extensions: Iterable[Extension], checked: bool) -> list[Extension]:
@@ -50,7 +52,7 @@ def translate(extensions: Iterable[Extension], checked: bool) -> list[Extension]
         "linetrace": COVERAGE,
         "show_performance_hints": not checked,
     }
-    return cythonize(  # type: ignore[no-any-return]
+    return cythonize(
         list(extensions), include_path=["engine"], build_dir=f"build/{VARIANT}", compiler_directives=directives
     )
 

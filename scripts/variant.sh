@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Tests another build of the core: usage variant.sh asan|coverage [PYTEST ARGUMENT...]
+#
+# The variant is built in a copy of the tree under build/, so that it never replaces the core that `make build` made.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+variant=$1
+shift
+copy=build/variant-$variant
+python=$PWD/.venv/bin/python
+
+# The sources are laid anew, so that what was deleted here is gone there too; their times are kept and the built modules
+# stay, so that only what changed is built again.
+mkdir -p "$copy"
+find "$copy" -path "$copy/build" -prune -o -type f ! -name '*.so' -exec rm {} +
+git ls-files -z --cached --others --exclude-standard |
+    tar --create --null --files-from=- --ignore-failed-read | tar --extract --directory "$copy"
+cd "$copy"
+
+# The copy's own folders come before the editable install of the tree.
+export PYTHONPATH=$PWD:$PWD/clients/python EVEROPEN_PROBES=1 EVEROPEN_VARIANT=$variant
+case $variant in
+asan)
+    EVEROPEN_SANITIZE=1 "$python" setup.py --quiet build_ext --inplace
+    # Python itself is not built with the sanitizers: their libraries come first by force, memory comes from malloc so
+    # that every block is watched, and leaks are not looked for since Python keeps much until its end.
+    export LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)"
+    export PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1
+    exec "$python" -m pytest tests --ignore=tests/test_tidy.py -p no:cacheprovider "$@"
+    ;;
+coverage)
+    EVEROPEN_COVERAGE=1 "$python" setup.py --quiet build_ext --inplace
+    "$python" -m coverage run -m pytest tests --ignore=tests/test_tidy.py "$@"
+    "$python" -m coverage report --skip-covered --show-missing
+    ;;
+*)
+    echo "variant.sh knows asan and coverage, not $variant" >&2
+    exit 2
+    ;;
+esac
