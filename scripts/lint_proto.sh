@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Lints proto/ with buf where npm is to be had, and else by the main rules in Python. With a git revision as argument it
-# also refuses what would break the clients of that revision.
+# Lints proto/ with buf where npm is to be had, and else by the main rules in Python. With a git revision as argument
+# it also refuses what would break the clients of that revision.
 #
 # Both read the descriptor set that protoc makes: google/rpc comes from googleapis-common-protos then, and buf needs no
 # module registry.
@@ -16,10 +16,12 @@ describe() { # describe PROTO_FOLDER OUT
     .venv/bin/python -m grpc_tools.protoc --proto_path="$1" --proto_path="$(rpc_folder)" \
         --include_imports --include_source_info --descriptor_set_out="$2" "${sources[@]}"
 }
-rpc_folder() { .venv/bin/python -c 'import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parent.parent)'; }
+rpc_folder() {
+    .venv/bin/python -c 'import google.rpc, pathlib; print(pathlib.Path(google.rpc.__path__[0]).parent.parent)'
+}
 
-# buf is a binary inside its npm package, so no install script is needed. `npm ci` would refuse the lock, which leaves out
-# the binaries of other platforms; `install --no-save` honours what the lock does hold.
+# buf is a binary inside its npm package, so no install script is needed. `npm ci` would refuse the lock, which leaves
+# out the binaries of other platforms; `install --no-save` honours what the lock does hold.
 install_buf() {
     command -v npm >/dev/null || return 1
     npm install --prefix tools --no-save --ignore-scripts --no-audit --no-fund --silent && "$buf" --version >/dev/null

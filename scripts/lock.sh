@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Resolves requirements.lock from pyproject.toml. Annotations stay out, so that the file holds names, versions and hashes
-# and neither a path nor a registry.
+# Resolves requirements.lock from pyproject.toml. Annotations stay out, so that the file holds names, versions and
+# hashes, and neither a path nor a registry.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
