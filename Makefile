@@ -16,7 +16,7 @@ CHECKED := engine clients/python bench tests scripts setup.py
 # Two shells may build one tree at the same time; the lock lets one of them wait instead of breaking both.
 LOCKED = @mkdir -p build && flock build/.lock $(MAKE)
 
-.PHONY: help build demo test check bench proto fuzz test-asan test-long coverage lock clean
+.PHONY: help build demo test check bench proto fuzz test-asan test-debug test-long coverage lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ fuzz: build ## feed the decoders and the state machine random input; EVEROPEN_FU
 
 test-asan: build ## the native suite under the address and undefined-behaviour sanitizers
 	scripts/variant.sh asan -m "not long"
+
+test-debug: build ## the same with bounds checks in the core
+	scripts/variant.sh debug -m "not long"
 
 test-long: build ## the tests that take minutes
 	$(LOCKED) $(STAMPS)/probes

@@ -52,9 +52,9 @@ def translate(extensions: Iterable[Extension], checked: bool) -> list[Extension]
         "linetrace": COVERAGE,
         "show_performance_hints": not checked,
     }
-    return cythonize(
-        list(extensions), include_path=["engine"], build_dir=f"build/{VARIANT}", compiler_directives=directives
-    )
+    # The coverage plugin finds the C source only beside the .pyx.
+    folder = None if COVERAGE else f"build/{VARIANT}"
+    return cythonize(list(extensions), include_path=["engine"], build_dir=folder, compiler_directives=directives)
 
 
 def refuse_performance_hints() -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests another build of the core: usage variant.sh asan|coverage [PYTEST ARGUMENT...]
+# Tests another build of the core: usage variant.sh asan|debug|coverage [PYTEST ARGUMENT...]
 #
 # The variant is built in a copy of the tree under build/, so that it never replaces the core that `make build` made.
 set -euo pipefail
@@ -29,13 +29,17 @@ asan)
     export PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1
     exec "$python" -m pytest tests --ignore=tests/test_tidy.py -p no:cacheprovider "$@"
     ;;
+debug)
+    EVEROPEN_DEBUG=1 "$python" setup.py --quiet build_ext --inplace
+    exec "$python" -m pytest tests --ignore=tests/test_tidy.py "$@"
+    ;;
 coverage)
     EVEROPEN_COVERAGE=1 "$python" setup.py --quiet build_ext --inplace
     "$python" -m coverage run -m pytest tests --ignore=tests/test_tidy.py "$@"
     "$python" -m coverage report --skip-covered --show-missing
     ;;
 *)
-    echo "variant.sh knows asan and coverage, not $variant" >&2
+    echo "variant.sh knows asan, debug and coverage, not $variant" >&2
     exit 2
     ;;
 esac
