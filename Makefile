@@ -40,14 +40,14 @@ check: build ## lint, types and tidiness
 	$(PYTHON) -m pytest tests/test_tidy.py
 
 bench: build ## measure; each file of bench/ states load, machine and exclusions
-	.venv/bin/everopen bench
+	$(PYTHON) -m bench
 
 proto: ## regenerate the Python stubs from proto/
 	$(LOCKED) --always-make $(STAMPS)/proto
 
 fuzz: build ## feed the decoders and the state machine random input; EVEROPEN_FUZZ_SECONDS sets how long
 	$(LOCKED) $(STAMPS)/probes
-	EVEROPEN_FUZZ_SECONDS=$${EVEROPEN_FUZZ_SECONDS:-60} $(PYTHON) -m pytest tests/fuzz
+	HYPOTHESIS_PROFILE=long EVEROPEN_FUZZ_SECONDS=$${EVEROPEN_FUZZ_SECONDS:-60} $(PYTHON) -m pytest tests/fuzz
 
 test-asan: build ## the native suite under the address and undefined-behaviour sanitizers
 	scripts/variant.sh asan -m "not long"
@@ -57,7 +57,7 @@ test-debug: build ## the same with bounds checks in the core
 
 test-long: build ## the tests that take minutes
 	$(LOCKED) $(STAMPS)/probes
-	$(PYTHON) -m pytest tests -m long
+	HYPOTHESIS_PROFILE=long $(PYTHON) -m pytest tests -m long
 
 coverage: build ## line coverage of Python and nogil code
 	scripts/variant.sh coverage -m "not long"

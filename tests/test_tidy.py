@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Prose may run wider than code: it is read by the paragraph, and its tables and links cannot break at all.
 LINE_LENGTH_MAX = 120
+PROSE_LINE_LENGTH_MAX = 160
 FILE_LINES_MAX = 500
 
 # Files that may be longer than FILE_LINES_MAX, each with the reason.
@@ -94,9 +96,11 @@ def test_tabs_stand_only_where_make_needs_them() -> None:
 
 
 def test_line_is_at_most_the_limit_unless_a_table_or_a_link() -> None:
-    too_long = re.compile(rf"^(?!\s*(\||.*https?://)).{{{LINE_LENGTH_MAX + 1},}}$")
-    found = lines_that(too_long, written())
-    assert not found, f"longer than {LINE_LENGTH_MAX}:\n" + "\n".join(found)
+    found = []
+    for name, text in written().items():
+        limit = PROSE_LINE_LENGTH_MAX if name.endswith(".md") else LINE_LENGTH_MAX
+        found += lines_that(re.compile(rf"^(?!\s*(\||.*https?://)).{{{limit + 1},}}$"), {name: text})
+    assert not found, "too long:\n" + "\n".join(found)
 
 
 def test_file_is_at_most_the_limit_unless_allowed_by_name() -> None:
