@@ -1,0 +1,171 @@
+# Preparing the next segment ahead of need, in a thread of its own, so that no commit waits for an allocation.
+
+cdef enum:
+    PREPARE_RETRY_MS = 100
+    PREPARE_CHUNK_BYTES = 262144         # small enough not to stand in a commit's way for long
+
+
+cdef int journal_fill(Journal* j, int fd) noexcept nogil:
+    """Allocates and writes zeros, synced: later writes change no metadata. 0 or errno."""
+    cdef uint64_t at = 0
+    cdef size_t size
+    cdef ssize_t written
+    cdef int error = posix_fallocate(fd, 0, <off_t>j.segment_bytes)
+    if error:
+        return error
+    cdef void* zeros = mmap(NULL, PREPARE_CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if zeros == MAP_FAILED:
+        return errno
+    while at < j.segment_bytes and error == 0:
+        size = PREPARE_CHUNK_BYTES
+        if size > j.segment_bytes - at:
+            size = j.segment_bytes - at
+        written = pwrite(fd, zeros, size, <off_t>at)
+        if written > 0:
+            at += <uint64_t>written
+        elif written == 0 or errno != EINTR:
+            error = errno if written else EIO
+    munmap(zeros, PREPARE_CHUNK_BYTES)
+    if error == 0 and fsync(fd) != 0:
+        error = errno
+    return error
+
+
+cdef int journal_prepare(Journal* j, uint64_t segment, int* fd) noexcept nogil:
+    """Makes the file of a later segment under a temporary name. 0 or errno; then there is no file."""
+    cdef char name[SEGMENT_NAME_BYTES]
+    cdef int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC
+    cdef int error
+    segment_temporary_name(name, segment)
+    unlinkat(j.dir_fd, name, 0)
+    fd[0] = openat(j.dir_fd, name, flags | O_DIRECT, 0o640)
+    if fd[0] < 0 and errno == EINVAL:    # this file system goes through the page cache only
+        unlinkat(j.dir_fd, name, 0)
+        fd[0] = openat(j.dir_fd, name, flags, 0o640)
+    if fd[0] < 0:
+        return errno
+    error = journal_fill(j, fd[0])
+    if error:
+        posix_close(fd[0])
+        fd[0] = -1
+        unlinkat(j.dir_fd, name, 0)
+    return error
+
+
+cdef void journal_prepare_end(Journal* j, int error, int fd) noexcept nogil:
+    """Books the result; a full disk is said once, other errors end the process. The lock is held."""
+    cdef char name[SEGMENT_NAME_BYTES]
+    if error == 0:
+        if j.prepare_failed:
+            journal_say("preallocation works again", j.directory, j.segment + 1, 0)
+        j.prepare_failed = False
+        j.prepared_fd = fd
+        j.prepared = True
+    elif error == ENOSPC or error == EDQUOT or error == EFBIG:
+        if not j.prepare_failed:
+            journal_say("preallocation failed; going on while there is room", j.directory, j.segment + 1, error)
+        j.prepare_failed = True
+        j.stats.prepare_failures += 1
+    else:
+        segment_temporary_name(name, j.segment + 1)
+        journal_die("preallocation", j.directory, name, 0, error)
+
+
+cdef void journal_prepare_loop(Journal* j) noexcept nogil:
+    cdef uint64_t retry_at_ns = 0
+    cdef int error, fd = -1
+    pthread_mutex_lock(&j.lock)
+    while not j.stopping:
+        if j.prepared or (j.prepare_failed and not j.prepare_wanted):
+            pthread_cond_wait(&j.prepare, &j.lock)
+        elif j.prepare_failed and journal_now_ns(CLOCK_MONOTONIC) < retry_at_ns:
+            journal_wait_until(&j.prepare, &j.lock, retry_at_ns)
+        else:
+            j.prepare_wanted = False
+            pthread_mutex_unlock(&j.lock)
+            error = journal_prepare(j, j.segment + 1, &fd)   # the number stays while nothing is prepared
+            retry_at_ns = journal_now_ns(CLOCK_MONOTONIC) + PREPARE_RETRY_MS * <uint64_t>1000000
+            pthread_mutex_lock(&j.lock)
+            journal_prepare_end(j, error, fd)
+    pthread_mutex_unlock(&j.lock)
+
+
+cdef int journal_begin(Journal* j, uint64_t previous_bytes) noexcept nogil:
+    """The first segment of an epoch, which seals what was before; then the log is open. 0 or errno."""
+    cdef char name[SEGMENT_NAME_BYTES]
+    cdef int error = journal_prepare(j, j.segment, &j.fd)
+    if error:
+        return error
+    segment_temporary_name(name, j.segment)
+    journal_header_lay(j, previous_bytes)
+    journal_write_all(j, j.fd, j.block, SEGMENT_HEADER_BYTES, 0, name)
+    if fdatasync(j.fd) != 0:
+        journal_die("sync", j.directory, name, 0, errno)
+    journal_segment_name_it(j)
+    j.offset = SEGMENT_HEADER_BYTES
+    j.plan_offset = SEGMENT_HEADER_BYTES
+    j.sealed = True                      # the header names what is durable
+    journal_publish(j)
+    return 0
+
+
+cdef int journal_init(Journal* j, uint64_t segment_bytes, size_t staged_bytes_max) noexcept nogil:
+    """Memory, locks and bounds; the rest of the fields is the caller's. 0 or errno."""
+    cdef pthread_condattr_t monotonic
+    cdef int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+    memset(j, 0, sizeof(Journal))
+    j.fd = j.dir_fd = j.event_fd = j.prepared_fd = -1
+    j.segment_bytes = segment_bytes
+    j.staged_bytes_max = staged_bytes_max
+    j.block_payload_bytes_max = block_payload_max(segment_block_bytes_max(segment_bytes))
+    j.record_bytes_max = segment_record_bytes_max(segment_bytes)
+    j.block_room = SEGMENT_HEADER_BYTES + segment_block_bytes_max(segment_bytes)
+    pthread_mutex_init(&j.lock, NULL)
+    pthread_condattr_init(&monotonic)
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC)
+    pthread_cond_init(&j.work, &monotonic)
+    pthread_cond_init(&j.prepare, &monotonic)
+    pthread_cond_init(&j.synced, &monotonic)
+    j.staged = <uint8_t*>mmap(NULL, staged_bytes_max, PROT_READ | PROT_WRITE, kind, -1, 0)
+    j.draining = <uint8_t*>mmap(NULL, staged_bytes_max, PROT_READ | PROT_WRITE, kind, -1, 0)
+    j.block = <uint8_t*>mmap(NULL, j.block_room, PROT_READ | PROT_WRITE, kind, -1, 0)
+    j.event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+    if <void*>j.staged == MAP_FAILED or <void*>j.draining == MAP_FAILED or <void*>j.block == MAP_FAILED:
+        return ENOMEM
+    if j.event_fd < 0:
+        return errno
+    return 0
+
+
+cdef void journal_unmap(void* at, size_t size) noexcept nogil:
+    if at != NULL and at != MAP_FAILED:
+        munmap(at, size)
+
+
+cdef void journal_close_files(Journal* j) noexcept nogil:
+    """After both threads ended: the prepared segment goes, since the next writer makes its own."""
+    cdef char name[SEGMENT_NAME_BYTES]
+    if j.prepared_fd >= 0 and j.prepared:
+        posix_close(j.prepared_fd)
+        segment_temporary_name(name, j.segment + 1)
+        unlinkat(j.dir_fd, name, 0)
+    if j.fd >= 0:
+        posix_close(j.fd)
+    if j.dir_fd >= 0:
+        posix_close(j.dir_fd)
+    j.prepared = False
+    j.fd = j.dir_fd = j.prepared_fd = -1
+
+
+cdef void journal_free(Journal* j) noexcept nogil:
+    journal_close_files(j)
+    if j.event_fd >= 0:
+        posix_close(j.event_fd)
+    journal_unmap(j.staged, j.staged_bytes_max)
+    journal_unmap(j.draining, j.staged_bytes_max)
+    journal_unmap(j.block, j.block_room)
+    journal_unmap(j.durable_map, DURABLE_FILE_BYTES)
+    pthread_cond_destroy(&j.work)
+    pthread_cond_destroy(&j.prepare)
+    pthread_cond_destroy(&j.synced)
+    pthread_mutex_destroy(&j.lock)

@@ -1,0 +1,75 @@
+# What the journal asks of the operating system.
+
+from posix.types cimport off_t
+
+cdef extern from "<fcntl.h>" nogil:
+    int openat(int dir_fd, const char* name, int flags, ...) noexcept
+    int O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_CLOEXEC, O_DIRECT
+    int posix_fallocate(int fd, off_t offset, off_t size) noexcept
+    int posix_fadvise(int fd, off_t offset, off_t size, int advice) noexcept
+    int POSIX_FADV_SEQUENTIAL, POSIX_FADV_DONTNEED
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t pread(int fd, void* into, size_t size, off_t offset) noexcept
+    ssize_t pwrite(int fd, const void* data, size_t size, off_t offset) noexcept
+    int fdatasync(int fd) noexcept
+    int fsync(int fd) noexcept
+    int posix_close "close"(int fd) noexcept
+    int unlinkat(int dir_fd, const char* name, int flags) noexcept
+    ssize_t write_fd "write"(int fd, const void* data, size_t size) noexcept
+
+cdef extern from "<errno.h>" nogil:
+    int errno
+    int EINTR, EINVAL, ENOSPC, EDQUOT, EFBIG, ENOENT, ENOMEM, EIO
+
+cdef extern from "<sys/mman.h>" nogil:
+    void* mmap(void* at, size_t size, int protection, int flags, int fd, off_t offset) noexcept
+    int munmap(void* at, size_t size) noexcept
+    int madvise(void* at, size_t size, int advice) noexcept
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MADV_DONTNEED
+    void* MAP_FAILED
+
+cdef extern from "<stdio.h>" nogil:
+    int snprintf(char* into, size_t size, const char* form, ...) noexcept
+
+cdef extern from *:
+    """
+    #define eo_load64(at) __atomic_load_n((at), __ATOMIC_ACQUIRE)
+    #define eo_store64(at, value) __atomic_store_n((at), (value), __ATOMIC_RELEASE)
+    #define eo_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    """
+    uint64_t eo_load64(const uint64_t* at) noexcept nogil
+    void eo_store64(uint64_t* at, uint64_t value) noexcept nogil
+    void eo_fence() noexcept nogil
+    int __builtin_clzll(unsigned long long x) noexcept nogil
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+    ctypedef struct pthread_condattr_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t* mutex, const void* attributes) noexcept
+    int pthread_mutex_lock(pthread_mutex_t* mutex) noexcept
+    int pthread_mutex_unlock(pthread_mutex_t* mutex) noexcept
+    int pthread_mutex_destroy(pthread_mutex_t* mutex) noexcept
+    int pthread_condattr_init(pthread_condattr_t* attributes) noexcept
+    int pthread_condattr_setclock(pthread_condattr_t* attributes, int clock) noexcept
+    int pthread_cond_init(pthread_cond_t* condition, const pthread_condattr_t* attributes) noexcept
+    int pthread_cond_wait(pthread_cond_t* condition, pthread_mutex_t* mutex) noexcept
+    int pthread_cond_timedwait(pthread_cond_t* condition, pthread_mutex_t* mutex, const timespec* until) noexcept
+    int pthread_cond_signal(pthread_cond_t* condition) noexcept
+    int pthread_cond_broadcast(pthread_cond_t* condition) noexcept
+    int pthread_cond_destroy(pthread_cond_t* condition) noexcept
+
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec* into) noexcept
+    int CLOCK_MONOTONIC, CLOCK_REALTIME
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd(unsigned int first, int flags) noexcept
+    int EFD_NONBLOCK, EFD_CLOEXEC

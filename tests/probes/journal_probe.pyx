@@ -1,0 +1,10 @@
+"""The journal alone, with bounds checks on, and leaves of it that the public classes do not show."""
+
+include "_platform.pxi"
+include "_crc32c.pxi"
+include "_journal_system.pxi"
+include "_journal_format.pxi"
+include "_journal_reader.pxi"
+include "_journal_writer.pxi"
+include "_journal_prepare.pxi"
+include "_journal_border.pxi"
