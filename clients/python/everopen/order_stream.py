@@ -1,0 +1,262 @@
+"""Gathers the orders of many callers into batches over one long-lived PlaceOrders stream.
+
+An order that finds the stream idle is sent at once. While `batches_in_flight` batches are unanswered, orders gather,
+and the next answer sends them together: the batch grows with the load, and no timer delays anyone.
+
+The queue is first in, first out, and the server decides the orders of a stream in their order. When the stream breaks,
+what was sent and not answered is sent again before everything else, with the same ids and in the same order; so an
+order that was decided gets its original answer, and orders of one shop are not decided out of order. Only an order that
+the server shed by itself (RESOURCE_EXHAUSTED) waits aside and may fall behind later ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TypeAlias
+
+import grpc
+
+from everopen import methods
+from everopen.errors import EveropenError, error_of_code, error_of_rpc
+from everopen.retry import RetryPolicy, may_repeat
+from everopen.v1.order_service_pb2 import (
+    PlaceOrderRequest,
+    PlaceOrderResponse,
+    PlaceOrdersRequest,
+    PlaceOrdersResponse,
+)
+
+ORDERS_WAITING_MAX = 8192
+
+PlaceOrdersCall: TypeAlias = grpc.aio.StreamStreamCall[PlaceOrdersRequest, PlaceOrdersResponse]
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """An order that has no answer yet."""
+
+    request: PlaceOrderRequest
+    size_bytes: int
+    future: asyncio.Future[PlaceOrderResponse]
+    deadline_s: float
+    failures: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Orders that were sent together and have no answer yet."""
+
+    orders: list[Waiting]
+    watchdog: asyncio.TimerHandle
+
+
+class OrderStream:
+    """One stream and the orders that wait for it; belongs to one event loop."""
+
+    def __init__(
+        self,
+        open_stream: Callable[[], PlaceOrdersCall],
+        *,
+        policy: RetryPolicy,
+        random: Random,
+        now_s: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+        batches_in_flight: int = 1,
+        orders_waiting_max: int = ORDERS_WAITING_MAX,
+    ) -> None:
+        self._open_stream = open_stream
+        self._policy = policy
+        self._random = random
+        self._now_s = now_s
+        self._sleep = sleep
+        self._batches_in_flight_max = batches_in_flight
+        self._queue: deque[Waiting] = deque()
+        self._in_flight: deque[Batch] = deque()
+        # Room for orders, from the moment a caller brings one until it is answered.
+        self._room = asyncio.Semaphore(orders_waiting_max)
+        self._changed = asyncio.Event()
+        self._failures = 0
+        self._runner: asyncio.Task[None] | None = None
+        self._shed: set[asyncio.Task[None]] = set()
+
+    async def enqueue(self, request: PlaceOrderRequest, deadline_s: float) -> asyncio.Future[PlaceOrderResponse]:
+        """Waits for room, then returns the future of the answer. Cancelling that future withdraws the order if it was
+        not sent yet, and otherwise only drops its answer. After deadline_s the order is not sent (again)."""
+        await self._room.acquire()
+        future: asyncio.Future[PlaceOrderResponse] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(self._release)
+        size_bytes = request.ByteSize() + methods.ITEM_OVERHEAD_BYTES
+        self._queue.append(Waiting(request, size_bytes, future, deadline_s))
+        self._changed.set()
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.create_task(self._run(), name="everopen-orders")
+        return future
+
+    async def close(self) -> None:
+        """Ends the stream. Orders that still wait fail with Unavailable: their result is unknown."""
+        tasks = [task for task in (self._runner, *self._shed) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._fail_all(error_of_code(grpc.StatusCode.UNAVAILABLE, "the client was closed"))
+
+    def _release(self, _: asyncio.Future[PlaceOrderResponse]) -> None:
+        self._room.release()
+
+    async def _run(self) -> None:
+        """Stream after stream, as long as there are orders to send."""
+        try:
+            while True:
+                await self._until(lambda: bool(self._queue))
+                error = await self._serve(self._open_stream())
+                await self._sleep(self._recover(error))
+        except Exception as bug:
+            # Whoever waits must not wait for a task that is gone.
+            self._fail_all(error_of_code(grpc.StatusCode.INTERNAL, f"the order stream failed: {bug!r}"))
+            raise
+
+    async def _serve(self, call: PlaceOrdersCall) -> EveropenError:
+        """Uses one stream until it breaks; returns why it did."""
+        writer = asyncio.create_task(self._write(call), name="everopen-orders-writer")
+        try:
+            return await self._read(call)
+        except grpc.RpcError as rpc_error:
+            return error_of_rpc(rpc_error)
+        except EveropenError as error:
+            return error
+        except asyncio.CancelledError:
+            # grpc.aio cancels the reader when the call is cancelled, which the watchdog does and a proxy may do.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return error_of_code(grpc.StatusCode.UNAVAILABLE, "the stream was cancelled before it answered")
+        finally:
+            writer.cancel()
+            call.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self, call: PlaceOrdersCall) -> None:
+        while True:
+            await self._until(lambda: bool(self._queue) and len(self._in_flight) < self._batches_in_flight_max)
+            batch = self._take_batch(call)
+            if batch is None:
+                continue
+            self._in_flight.append(batch)
+            try:
+                await call.write(PlaceOrdersRequest(orders=[waiting.request for waiting in batch.orders]))
+            except (grpc.RpcError, asyncio.InvalidStateError):
+                return  # The call is over; its reader learns why.
+
+    async def _read(self, call: PlaceOrdersCall) -> EveropenError:
+        while True:
+            response = await call.read()
+            if not isinstance(response, PlaceOrdersResponse):
+                return error_of_code(grpc.StatusCode.UNAVAILABLE, "the server ended the stream")
+            self._answer(response)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _take_batch(self, call: PlaceOrdersCall) -> Batch | None:
+        """The orders that go next; those that nobody waits for any more are left out."""
+        now_s = self._now_s()
+        orders: list[Waiting] = []
+        size_bytes = 0
+        while self._queue and len(orders) < methods.BATCH_ITEMS_MAX:
+            waiting = self._queue[0]
+            if orders and size_bytes + waiting.size_bytes > methods.BATCH_BYTES_MAX:
+                break
+            self._queue.popleft()
+            if waiting.deadline_s <= now_s:
+                fail(waiting, error_of_code(grpc.StatusCode.DEADLINE_EXCEEDED, "the order was not sent in time"))
+            elif not waiting.future.done():
+                orders.append(waiting)
+                size_bytes += waiting.size_bytes
+        if not orders:
+            return None
+        # A stream that hangs would block every later order; its callers have given up by then.
+        watchdog = asyncio.get_running_loop().call_later(self._policy.timeout_s, call.cancel)
+        return Batch(orders, watchdog)
+
+    def _answer(self, response: PlaceOrdersResponse) -> None:
+        if not self._in_flight:
+            raise error_of_code(grpc.StatusCode.INTERNAL, "the server answered what was not asked")
+        answers = methods.unpack(response.results, len(self._in_flight[0].orders))
+        batch = self._in_flight.popleft()
+        batch.watchdog.cancel()
+        self._failures = 0
+        shed: list[tuple[Waiting, EveropenError]] = []
+        for waiting, answer in zip(batch.orders, answers, strict=True):
+            if not isinstance(answer, EveropenError):
+                if not waiting.future.done():
+                    waiting.future.set_result(answer)
+            elif may_repeat(answer, True):
+                shed.append((waiting, answer))
+            else:
+                fail(waiting, answer)
+        if shed:
+            task = asyncio.create_task(self._repeat_later(shed), name="everopen-orders-shed")
+            self._shed.add(task)
+            task.add_done_callback(self._shed.discard)
+        self._changed.set()
+
+    async def _repeat_later(self, shed: list[tuple[Waiting, EveropenError]]) -> None:
+        """Orders that one batch got back wait together, so that they go again in their order."""
+        wait_s = 0.0
+        for waiting, error in shed:
+            waiting.failures += 1
+            drawn_s = self._policy.wait_s(waiting.failures, self._random)
+            wait_s = max(wait_s, (error.retry_after_s or 0.0) + drawn_s)
+        resumes_at_s = self._now_s() + wait_s
+        again = [waiting for waiting, error in shed if not self._give_up(waiting, error, resumes_at_s)]
+        try:
+            await self._sleep(wait_s)
+        finally:
+            # Also when the client is closed meanwhile: whoever is in the queue is told so.
+            self._queue.extendleft(reversed(again))
+            self._changed.set()
+
+    def _give_up(self, waiting: Waiting, error: EveropenError, resumes_at_s: float) -> bool:
+        if waiting.deadline_s > resumes_at_s and waiting.failures <= self._policy.failures_max:
+            return False
+        fail(waiting, error)
+        return True
+
+    def _recover(self, error: EveropenError) -> float:
+        """Puts what the broken stream left unanswered first in the queue again. Returns the wait in seconds."""
+        unanswered = [waiting for batch in self._in_flight for waiting in batch.orders]
+        self._forget_in_flight()
+        self._failures += 1
+        wait_s = (max(0.0, error.retry_after_s or 0.0)) + self._policy.wait_s(self._failures, self._random)
+        if not may_repeat(error, True):
+            for waiting in unanswered:
+                fail(waiting, error)
+            return wait_s
+        for waiting in unanswered:
+            waiting.failures += 1
+        resumes_at_s = self._now_s() + wait_s
+        again = [*unanswered, *self._queue]
+        self._queue = deque(waiting for waiting in again if not self._give_up(waiting, error, resumes_at_s))
+        return wait_s
+
+    def _forget_in_flight(self) -> None:
+        for batch in self._in_flight:
+            batch.watchdog.cancel()
+        self._in_flight.clear()
+
+    def _fail_all(self, error: EveropenError) -> None:
+        for waiting in [*(waiting for batch in self._in_flight for waiting in batch.orders), *self._queue]:
+            fail(waiting, error)
+        self._forget_in_flight()
+        self._queue.clear()
+
+
+def fail(waiting: Waiting, error: EveropenError) -> None:
+    if not waiting.future.done():
+        waiting.future.set_exception(error)
