@@ -1,0 +1,57 @@
+"""Every bound, in one place: those of the core by name, those of the server, and how they must relate.
+
+The relations are checked at import, so a bound that is moved alone stops the program before it can serve.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine._core import LIMITS
+
+__all__ = ["LIMITS"]
+
+# Calls that are being answered at one time in one process; a batch of a stream counts as a call.
+CALLS_IN_FLIGHT_MAX: Final = 8_192
+# Bytes of their requests. An answer is of the order of its request, so this bounds memory as a whole.
+BYTES_IN_FLIGHT_MAX: Final = 256 * 1024 * 1024
+# PlaceOrders streams that are open at one time in one process.
+STREAMS_MAX: Final = 4_096
+# Batches of one stream that are read and not yet answered. Two keep the disk busy; more only fill memory.
+BATCHES_PER_STREAM_MAX: Final = 4
+# HTTP/2 streams of one connection.
+STREAMS_PER_CONNECTION_MAX: Final = 4_096
+# What a caller is told to wait who was refused for load, unless the core names a time.
+PUSHBACK_MS: Final = 100
+# How long calls in flight may take to end after SIGTERM.
+DRAIN_S_MAX: Final = 30
+# The core is asked at least this often whether a tick is due.
+TICK_MS_MAX: Final = 1_000
+
+SHARDS: Final = 1
+DATA_FORMAT_VERSION: Final = 1
+
+
+def _demand(holds: bool, relation: str) -> None:
+    if not holds:
+        raise AssertionError(f"a bound breaks a relation: {relation}")
+
+
+_demand(LIMITS["RECORD_COMMAND_BYTES_MAX"] <= LIMITS["MESSAGE_BYTES_MAX"], "a command fits a message")
+_demand(LIMITS["LINES_MAX"] <= LIMITS["ALLOCATIONS_MAX"], "every line of an order can be allocated")
+_demand(LIMITS["LINES_MAX"] < 256, "line_index fits a byte")
+_demand(LIMITS["ALLOCATIONS_MAX"] <= LIMITS["STEPS_MAX"], "one order's work fits the steps of a tick")
+_demand(LIMITS["BACKORDER_LOOKAHEAD_MAX"] * LIMITS["LINES_MAX"] <= LIMITS["STEPS_MAX"], "a match sees all it may see")
+_demand(LIMITS["PRICE_MINOR_MAX"] <= LIMITS["AMOUNT_MINOR_MAX"], "one unit can be paid for")
+_demand(LIMITS["AMOUNT_MINOR_MAX"] * LIMITS["LINES_MAX"] < 2**63, "the amounts of an order add up in 64 bits")
+_demand(LIMITS["QUANTITY_MAX"] * LIMITS["LINES_MAX"] < 2**63, "the units of an order add up in 64 bits")
+_demand(LIMITS["QUANTITY_MAX"] < 2**32, "a quantity fits its field")
+_demand(LIMITS["QUANTITY_MAX"] <= LIMITS["STOCK_MAX"], "a line can be served from stock")
+_demand(LIMITS["STOCK_MAX"] * LIMITS["LOCATIONS_PER_SHOP_MAX"] < 2**63, "the stock of a SKU adds up in 64 bits")
+_demand(LIMITS["TIME_MS_MAX"] < 2**48, "a time fits 48 bits")
+_demand(LIMITS["RESERVE_TTL_MS_DEFAULT"] <= LIMITS["RESERVE_TTL_MS_MAX"], "the default reserve TTL is a legal one")
+_demand(LIMITS["BUYER_WINDOW_MS_DEFAULT"] <= LIMITS["BUYER_WINDOW_MS_MAX"], "the default buyer window is a legal one")
+_demand(LIMITS["MESSAGE_BYTES_MAX"] * BATCHES_PER_STREAM_MAX <= BYTES_IN_FLIGHT_MAX, "one stream can use its batches")
+_demand(BATCHES_PER_STREAM_MAX >= 2, "a batch is executed while the one before waits for its sync")
+_demand(STREAMS_MAX <= CALLS_IN_FLIGHT_MAX, "every stream can have a batch in flight")
+_demand(CALLS_IN_FLIGHT_MAX * 1_024 <= BYTES_IN_FLIGHT_MAX, "ordinary calls meet the bound of calls first")
