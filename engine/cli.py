@@ -1,0 +1,218 @@
+"""The command line. Each command imports what it needs when it runs, so that `everopen --help` is there at once.
+
+Exit codes: 0 all is well; 1 an audit or a load found something wrong; 2 a bad argument; 3 the data directory is in use;
+4 log or snapshot is damaged or does not replay; 5 the data directory or the address cannot be used; 70 a sync failed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+app = typer.Typer(
+    name="everopen",
+    help="An order engine: takes orders around the clock and answers once the answer is durable.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+journal = typer.Typer(help="Look into a log.", no_args_is_help=True)
+app.add_typer(journal, name="journal")
+
+
+class Exit(IntEnum):
+    """What the exit code says."""
+
+    WRONG = 1
+    ARGUMENT = 2
+    IN_USE = 3
+    DAMAGED = 4
+    UNUSABLE = 5
+
+
+DataDir = Annotated[Path, typer.Option("--data-dir", help="The data directory.", file_okay=False)]
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _fail(code: Exit, message: str) -> NoReturn:
+    print(f"everopen: {message}", file=sys.stderr, flush=True)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Errors that a user can do something about end the program with a sentence and a code, not with a traceback."""
+    from engine import errors
+
+    try:
+        yield
+    except errors.JournalLocked as error:
+        _fail(Exit.IN_USE, str(error))
+    except (errors.JournalDamaged, errors.SnapshotDamaged, errors.ReplayMismatch, errors.JournalFormatError) as error:
+        _fail(Exit.DAMAGED, str(error))
+    except (errors.EveropenError, OSError) as error:
+        _fail(Exit.UNUSABLE, str(error))
+
+
+@app.command()
+def serve(
+    data_dir: DataDir,
+    listen: Annotated[str, typer.Option(help="HOST:PORT or [IPV6]:PORT; port 0 picks a free one.")] = "127.0.0.1:7400",
+    insecure_listen: Annotated[
+        bool, typer.Option("--insecure-listen", help="Allow an address that other machines reach, in plaintext.")
+    ] = False,
+    segment_bytes: Annotated[
+        int | None, typer.Option(help="Size of a log segment, a multiple of 4096.", hidden=True)
+    ] = None,
+) -> None:
+    """Serve orders until SIGTERM or SIGINT; a second signal ends at once."""
+    from engine.listen import parse_address
+
+    try:
+        address = parse_address(listen)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--listen") from None
+    if not address.is_loopback and not insecure_listen:
+        raise typer.BadParameter(
+            f"{address.host} is reachable from other machines, in plaintext: say --insecure-listen if that is meant",
+            param_hint="--listen",
+        )
+    from engine import errors
+    from engine.logs import configure
+
+    configure()
+    with _in_words():
+        from engine.server import Settings
+        from engine.server import serve as serve_until_signal
+
+        try:
+            code = serve_until_signal(Settings(data_dir, address, segment_bytes))
+        except (errors.JournalDamaged, errors.SnapshotDamaged, errors.ReplayMismatch) as error:
+            verify = f"everopen journal verify --data-dir {data_dir}"
+            _fail(Exit.DAMAGED, f"DATA_LOSS: the log cannot be served: {error}\neveropen: look closer with: {verify}")
+    raise typer.Exit(code)
+
+
+@app.command()
+def audit(data_dir: DataDir) -> None:
+    """Replay the log, compare it with every snapshot, and check every invariant."""
+    from engine import errors
+
+    with _in_words():
+        from engine.audit import Violation
+        from engine.audit import audit as run
+
+        try:
+            print(run(data_dir))
+        except (errors.JournalDamaged, errors.SnapshotDamaged, errors.ReplayMismatch) as error:
+            _fail(Exit.DAMAGED, f"audit: fails: {error}")
+        except Violation as error:
+            _fail(Exit.WRONG, f"audit: fails: {error}")
+
+
+@app.command()
+def snapshot(
+    data_dir: DataDir,
+    drop_segments: Annotated[
+        bool, typer.Option("--drop-segments", help="Remove the segments that the snapshot replaces.")
+    ] = False,
+) -> None:
+    """Write a snapshot of all that is durable; also beside a running engine."""
+    with _in_words():
+        from engine.snapshots import take
+
+        taken = take(data_dir, drop_segments=drop_segments)
+        print(
+            f"snapshot: {taken.path.name}, {taken.bytes} bytes, sequence {taken.sequence}, "
+            f"state digest {taken.state_digest}, business digest {taken.business_digest}"
+        )
+        if drop_segments:
+            print(f"snapshot: {taken.segments_dropped} segments dropped")
+
+
+@app.command()
+def backup(
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; empty or not there yet.")],
+    data_dir: DataDir,
+) -> None:
+    """Copy what is durable, also of a running engine, and prove the copy by replaying it."""
+    with _in_words():
+        from engine.backup import backup as run
+
+        made = run(data_dir, target)
+        print(
+            f"backup: {target}, sequence {made.sequence}, log {made.log_id}, "
+            f"state digest {made.state_digest}, business digest {made.business_digest}"
+        )
+
+
+@app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="BACKUP", help="A directory that `everopen backup` made.")],
+    data_dir: DataDir,
+    until: Annotated[int | None, typer.Option(help="The last sequence to restore. Default: all.", min=1)] = None,
+) -> None:
+    """Make a data directory from a backup, with a new log_id and the same sequences, times and outcomes."""
+    with _in_words():
+        from engine.backup import restore as run
+
+        made = run(source, data_dir, until)
+        print(
+            f"restore: {data_dir}, sequence {made.sequence}, log {made.log_id}, "
+            f"state digest {made.state_digest}, business digest {made.business_digest}"
+        )
+
+
+@journal.command()
+def verify(data_dir: DataDir) -> None:
+    """Say in words what of the log is whole, and where it is damaged."""
+    from engine import errors
+
+    with _in_words():
+        from engine.journal_tools import verify as run
+
+        try:
+            for line in run(data_dir):
+                print(line)
+        except errors.JournalDamaged as error:
+            print(f"journal: damaged: {error.file}, offset {error.offset}, sequence {error.sequence}: {error.reason}")
+            raise typer.Exit(Exit.DAMAGED) from None
+        except errors.SnapshotDamaged as error:
+            print(f"snapshot: damaged: {error.file}, section {error.section}, offset {error.offset}: {error.reason}")
+            raise typer.Exit(Exit.DAMAGED) from None
+
+
+@journal.command()
+def dump(
+    data_dir: DataDir,
+    from_sequence: Annotated[int | None, typer.Option("--from", help="First sequence.", min=1)] = None,
+    until_sequence: Annotated[int | None, typer.Option("--until", help="Last sequence.", min=1)] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON, one object a line.")] = False,
+) -> None:
+    """Print records, one a line: sequence, logged time, kind, outcome, command, effects."""
+    with _in_words():
+        from engine.journal_tools import dump as run
+
+        for record in run(data_dir, from_sequence, until_sequence):
+            line = record.as_json() if json else record.as_text().encode() + b"\n"
+            sys.stdout.buffer.write(line)
+        sys.stdout.flush()
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as version_of
+
+    print(f"everopen {version_of('everopen')}")

@@ -1,0 +1,113 @@
+"""Rebuilds a shard from its snapshots and its log, without an engine: audit, snapshot, backup and restore share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine import datadir
+from engine._core import ACTIVATE, JournalReader, Shard, journal_durable, journal_segments
+from engine.errors import DataDirectoryError, ReplayMismatch
+from engine.progress import watched
+from engine.record import Record
+from everopen.v1 import log_pb2
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Which part of a shard's log may be read: what is durable, nothing of what a running engine writes just now."""
+
+    shard: Path
+    log_id: bytes
+    first_sequence: int
+    # Of the last durable record; first_sequence - 1 if there is none.
+    last_sequence: int
+    # Where the next block goes: everything before it in the log is whole.
+    segment: int
+    offset: int
+    engine_runs: bool
+
+
+def extent(shard: Path) -> Extent:
+    """Looks at the log once. With an engine running it ends where that engine says, otherwise it is read to its end."""
+    engine_runs = datadir.is_locked(shard)
+    durable = journal_durable(str(shard)) if engine_runs else None
+    headers = journal_segments(str(shard))
+    if not headers:
+        raise DataDirectoryError(f"{shard}: there is no log")
+    first, log_id = headers[0]["first_sequence"], headers[0]["log_id"]
+    if engine_runs:
+        if durable is None:
+            raise DataDirectoryError(f"{shard}: the engine is starting; try again when it serves")
+        last, segment, offset = durable["sequence"], durable["segment"], durable["offset"]
+    else:
+        with JournalReader(str(shard), headers[-1]["first_sequence"]) as reader:
+            last = reader.scan()
+            segment, offset = reader.position["segment"], reader.position["offset"]
+    return Extent(shard, log_id, first, last, segment, offset, engine_runs)
+
+
+def records(log: Extent, from_sequence: int, until_sequence: int) -> Iterator[tuple[int, bytes]]:
+    """(sequence, record) in order, both ends included, with a progress bar if it takes long."""
+    if until_sequence < from_sequence:
+        return
+    with JournalReader(str(log.shard), from_sequence, until_sequence) as reader:
+        for sequence, record in watched("replaying", until_sequence - from_sequence + 1, reader):
+            yield sequence, record
+            if sequence >= until_sequence:
+                return
+
+
+def first_state(log: Extent, log_id: bytes | None = None) -> Shard:
+    """The shard after the first record; where that was dropped, as of the oldest snapshot that the log continues."""
+    if log.first_sequence == 1:
+        return _activated(log, log_id)
+    for sequence, path in datadir.snapshots(log.shard):
+        if sequence + 1 >= log.first_sequence:
+            return load(path, log_id)
+    raise DataDirectoryError(
+        f"{log.shard}: the log begins at sequence {log.first_sequence}, and no snapshot covers what came before"
+    )
+
+
+def newest_state(log: Extent, until_sequence: int) -> Shard:
+    """The shard as of the newest snapshot that is not after `until_sequence`, or else the first state of the log."""
+    for sequence, path in reversed(datadir.snapshots(log.shard)):
+        if log.first_sequence <= sequence + 1 and sequence <= until_sequence:
+            return load(path)
+    return first_state(log)
+
+
+def replay(shard: Shard, log: Extent, until_sequence: int) -> int:
+    """Applies what follows the shard's sequence; returns the number of records. Raises ReplayMismatch."""
+    count = 0
+    for sequence, record in records(log, shard.sequence + 1, until_sequence):
+        shard.apply(record)
+        if shard.sequence != sequence:
+            raise ReplayMismatch(sequence, f"the record became sequence {shard.sequence}")
+        count += 1
+    if shard.sequence < until_sequence:
+        raise ReplayMismatch(shard.sequence + 1, f"the log ends here, and should go on to sequence {until_sequence}")
+    return count
+
+
+def load(path: Path, log_id: bytes | None = None) -> Shard:
+    """The shard of a snapshot, whose sequence must be that of the file's name."""
+    shard = Shard.load(str(path)) if log_id is None else Shard.load(str(path), log_id=log_id)
+    if datadir.snapshot_path(path.parent, shard.sequence).name != path.name:
+        raise DataDirectoryError(f"{path}: holds the state at sequence {shard.sequence}: was it renamed?")
+    return shard
+
+
+def _activated(log: Extent, log_id: bytes | None) -> Shard:
+    """A shard as its first record makes it: what the record says is given, and must come out again."""
+    sequence, bytes_ = next(iter(records(log, 1, 1)))
+    record = Record.parse(sequence, bytes_)
+    if record.kind != ACTIVATE:
+        raise ReplayMismatch(1, "the first record is not an Activate")
+    command = log_pb2.Activate.FromString(record.command)
+    shard = Shard(log_id or log.log_id, command.idempotency_window_ms, command.idempotency_entries_max)
+    if shard.record != bytes_:
+        raise ReplayMismatch(1, "the first record is not what its command gives")
+    return shard

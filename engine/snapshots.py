@@ -1,0 +1,52 @@
+"""`everopen snapshot`: writes a snapshot of all that is durable, and drops the segments behind it if asked to.
+
+Works beside a running engine: it replays up to what that engine has published as durable, and touches nothing of its.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from engine import datadir, rebuild
+from engine._core import Shard, drop_segments_before
+from engine.errors import SnapshotDamaged
+
+
+class Taken(NamedTuple):
+    path: Path
+    sequence: int
+    bytes: int
+    state_digest: str
+    business_digest: str
+    segments_dropped: int
+
+
+def take(data_dir: Path, *, drop_segments: bool = False) -> Taken:
+    """Replays from the newest snapshot, saves, and proves the file by loading it before it gets its name."""
+    log = rebuild.extent(datadir.open_existing(data_dir))
+    shard = rebuild.newest_state(log, log.last_sequence)
+    rebuild.replay(shard, log, log.last_sequence)
+    path = datadir.snapshot_path(log.shard, shard.sequence)
+    digests = shard.state_digest(), shard.business_digest()
+    # Under another name until it is proved: recovery trusts what is called a snapshot.
+    unproved = path.with_suffix(".unproved")
+    shard.save(str(unproved))
+    loaded = Shard.load(str(unproved))
+    if (loaded.state_digest(), loaded.business_digest()) != digests or loaded.sequence != shard.sequence:
+        raise SnapshotDamaged(str(unproved), "whole", 0, "it does not hold the state that was saved")
+    os.replace(unproved, path)
+    datadir.sync_directory(log.shard)
+    dropped = _drop_behind(log.shard, shard.sequence) if drop_segments else 0
+    return Taken(path, shard.sequence, path.stat().st_size, *digests, dropped)
+
+
+def _drop_behind(shard: Path, sequence: int) -> int:
+    """Removes what the snapshot at `sequence` replaces: older segments first, then snapshots that no log continues."""
+    dropped = drop_segments_before(str(shard), sequence)
+    for older, path in datadir.snapshots(shard):
+        if older < sequence:
+            path.unlink()
+    datadir.sync_directory(shard)
+    return dropped
