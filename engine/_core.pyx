@@ -1,3 +1,44 @@
 """The native core of everopen: one translation unit, made of the included files in the order of the data."""
 
+# What all stages share.
 include "_platform.pxi"
+include "_limits.pxi"
+include "_types.pxi"
+
+# Wire: request bytes <-> fixed-width commands and views.
+include "_wire_read.pxi"
+include "_wire_write.pxi"
+include "_wire_request.pxi"
+include "_wire_decode.pxi"
+include "_wire_encode.pxi"
+include "_wire_status.pxi"
+
+# Match: the state machine.
+include "_arena.pxi"
+include "_state.pxi"
+include "_digest.pxi"
+include "_order_view.pxi"
+include "_remember.pxi"
+include "_stock.pxi"
+include "_catalogue.pxi"
+include "_allocate.pxi"
+include "_holds.pxi"
+include "_backorder.pxi"
+include "_orders.pxi"
+include "_lifecycle.pxi"
+include "_execute.pxi"
+include "_check.pxi"
+
+# Log: what is durable, and how it is read again.
+include "_crc32c.pxi"
+include "_journal_system.pxi"
+include "_journal_format.pxi"
+include "_journal_reader.pxi"
+include "_journal_writer.pxi"
+include "_journal_prepare.pxi"
+include "_journal_border.pxi"
+include "_snapshot.pxi"
+
+# Wiring.
+include "_shard.pxi"
+include "_engine.pxi"

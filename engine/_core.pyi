@@ -1,0 +1,172 @@
+"""The native core, as Python sees it. See docs/state_machine.md for what commands do."""
+
+from collections.abc import Iterator
+from typing import Any, Final, Self
+
+# Methods; the commands among them (1 to 14) are also the kinds of log records.
+PLACE_ORDER: Final[int]
+PAY_ORDER: Final[int]
+CANCEL_ORDER: Final[int]
+SHIP_ORDER: Final[int]
+DELIVER_ORDER: Final[int]
+RETURN_ORDER: Final[int]
+SETTLE_REFUND: Final[int]
+PUT_SHOP: Final[int]
+PUT_LOCATION: Final[int]
+PUT_SKU: Final[int]
+ADJUST_STOCK: Final[int]
+TRANSFER_STOCK: Final[int]
+TICK: Final[int]
+ACTIVATE: Final[int]
+GET_ORDER: Final[int]
+GET_STOCK: Final[int]
+
+# Every bound of engine/_limits.pxi by name.
+LIMITS: Final[dict[str, int]]
+
+def crc32c(data: bytes, seed: int = 0) -> int: ...
+def partition_of(shop_id: str) -> int: ...
+
+class Shard:
+    """The state machine without log or clock: for tests, replay, audit and snapshots."""
+
+    def __init__(
+        self,
+        log_id: bytes = ...,
+        idempotency_window_ms: int = ...,
+        idempotency_entries_max: int = ...,
+    ) -> None:
+        """log_id: 16 bytes. Begins with the Activate record (sequence 1, time 0)."""
+    def execute(self, method: int, request: bytes, now_ms: int) -> tuple[int, bytes, int]:
+        """One command or read. Returns (google.rpc code, response or google.rpc.Status bytes, sequence of the record or 0)."""
+    def execute_batch(self, method: int, request: bytes, now_ms: int) -> tuple[int, bytes, int]:
+        """The batch form of `method`: as execute, item by item; the code is not OK only if the batch itself is malformed."""
+    @property
+    def record(self) -> bytes:
+        """The log record of the last command that was decided."""
+    def apply(self, record: bytes) -> None:
+        """Replays a record; raises ReplayMismatch if outcome or effects differ from those in it."""
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def time_ms(self) -> int: ...
+    @property
+    def log_id(self) -> bytes: ...
+    def next_due_ms(self) -> int:
+        """When a tick has work to do; 0: now, -1: never."""
+    def state_digest(self) -> str:
+        """32 hexadecimal digits, kept up to date, read in constant time."""
+    def business_digest(self) -> str: ...
+    def check(self) -> str:
+        """Recomputes everything from scratch: every invariant and both digests. Empty, or the first violation in words."""
+    def counts(self) -> dict[str, int]:
+        """Objects in memory by kind, and arena bytes."""
+    def save(self, path: str) -> None:
+        """Writes a snapshot to `path` (temporary name, fsync, rename, directory fsync)."""
+    @staticmethod
+    def load(path: str, log_id: bytes | None = None) -> Shard:
+        """Reads a snapshot, as one of another log if log_id is given; raises SnapshotDamaged naming file, section and offset."""
+
+class Engine:
+    """A shard with its journal: recovers at construction, then executes, logs and tells what is durable.
+
+    Not thread-safe: one thread executes; the journal's own thread syncs.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        segment_bytes: int = ...,
+        idempotency_window_ms: int = ...,
+        idempotency_entries_max: int = ...,
+    ) -> None:
+        """Opens (or makes) the directory of one shard. Raises JournalLocked, JournalDamaged, SnapshotDamaged, ReplayMismatch."""
+    def execute(self, method: int, request: bytes) -> tuple[int, bytes, int]:
+        """As Shard.execute at the logged clock. The third value is the sequence that must be durable before the answer may
+        leave; 0: it may leave at once."""
+    def execute_batch(self, method: int, request: bytes) -> tuple[int, bytes, int]: ...
+    def kick(self) -> None:
+        """Wakes the sync thread for what was executed since; call it once per turn of the loop."""
+    def tick(self) -> int:
+        """Logs a tick if one is due. Returns ms until the next call is useful (at most 1,000)."""
+    @property
+    def durable(self) -> int: ...
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def eventfd(self) -> int:
+        """Becomes readable when `durable` grew."""
+    def wait_durable(self, sequence: int, timeout_s: float) -> bool: ...
+    @property
+    def log_id(self) -> bytes: ...
+    def state_digest(self) -> str: ...
+    def business_digest(self) -> str: ...
+    def counts(self) -> dict[str, int]: ...
+    def stats(self) -> dict[str, int]:
+        """Counters: commands by kind, outcomes, faults by code, commits, synced bytes, clock alarms; ns sums."""
+    def close(self) -> None:
+        """Syncs, seals and unlocks."""
+
+class JournalReader:
+    """Records of a shard's log in order, both ends included; see docs/log_format.md."""
+
+    def __init__(self, path: str, from_sequence: int | None = 1, until_sequence: int | None = None) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *unused: object) -> None: ...
+    def __iter__(self) -> Iterator[tuple[int, bytes]]: ...
+    def __next__(self) -> tuple[int, bytes]: ...
+    def close(self) -> None: ...
+    def scan(self) -> int: ...
+    def scan_segment(self) -> bool: ...
+    def follow(self) -> int: ...
+    @property
+    def position(self) -> dict[str, Any]: ...
+
+class JournalWriter:
+    """The log of one shard, open for writing."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        log_id: bytes | None = None,
+        segment_bytes: int = ...,
+        first_sequence: int = 1,
+        staged_bytes_max: int = ...,
+    ) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *unused: object) -> None: ...
+    def close(self) -> None: ...
+    def append(self, record: bytes) -> int: ...
+    def kick(self) -> None: ...
+    def wait_durable(self, sequence: int, timeout_s: float) -> bool: ...
+    def stats(self) -> dict[str, Any]: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def recovered(self) -> dict[str, Any] | None: ...
+    @property
+    def next_sequence(self) -> int: ...
+    @property
+    def durable(self) -> int: ...
+    @property
+    def eventfd(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def segment(self) -> int: ...
+    @property
+    def log_id(self) -> bytes: ...
+    @property
+    def record_bytes_max(self) -> int: ...
+
+def journal_segment_numbers(path: str) -> list[int]: ...
+def journal_segments(path: str) -> list[dict[str, Any]]:
+    """The checked headers of all segments, ascending; the names are those of docs/log_format.md."""
+
+def journal_durable(path: str) -> dict[str, int] | None:
+    """What the leader last published as durable: epoch, sequence, segment, offset, log_digest."""
+
+def drop_segments_before(path: str, sequence: int) -> int:
+    """Removes the segments whose records the synced snapshot at `sequence` covers; returns how many."""

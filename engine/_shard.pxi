@@ -1,0 +1,254 @@
+# The state machine as Python sees it.
+
+import os as _os
+
+from engine.errors import ReplayMismatch, SnapshotDamaged
+
+LIMITS = {
+    "ID_BYTES_MAX": ID_BYTES_MAX, "REGION_BYTES_MAX": REGION_BYTES_MAX, "REASON_BYTES_MAX": REASON_BYTES_MAX,
+    "LINES_MAX": LINES_MAX, "ALLOCATIONS_MAX": ALLOCATIONS_MAX, "ORDER_COMMANDS_MAX": ORDER_COMMANDS_MAX,
+    "ATTRIBUTES_MAX": ATTRIBUTES_MAX, "ATTRIBUTES_BYTES_MAX": ATTRIBUTES_BYTES_MAX,
+    "PRIORITY_CLASS_MAX": PRIORITY_CLASS_MAX, "BATCH_ITEMS_MAX": BATCH_ITEMS_MAX,
+    "MESSAGE_BYTES_MAX": MESSAGE_BYTES_MAX, "RECORD_COMMAND_BYTES_MAX": RECORD_COMMAND_BYTES_MAX,
+    "RECORD_BYTES_MAX": RECORD_BYTES_MAX, "PARTITIONS": PARTITIONS,
+    "LOCATIONS_PER_SHOP_MAX": LOCATIONS_PER_SHOP_MAX, "REGIONS_PER_SHOP_MAX": REGIONS_PER_SHOP_MAX,
+    "REGION_COSTS_MAX": REGION_COSTS_MAX, "REGION_COST_DEFAULT": REGION_COST_DEFAULT,
+    "SAFETY_OVERRIDES_MAX": SAFETY_OVERRIDES_MAX, "SHOPS_MAX": SHOPS_MAX, "SKUS_MAX": SKUS_MAX,
+    "ORDERS_MAX": ORDERS_MAX, "DURATIONS_MAX": DURATIONS_MAX,
+    "BACKORDER_LOOKAHEAD_MAX": BACKORDER_LOOKAHEAD_MAX, "BACKORDER_PASSES_MAX": BACKORDER_PASSES_MAX,
+    "STEPS_MAX": STEPS_MAX, "IDEMPOTENCY_ENTRIES_DEFAULT": IDEMPOTENCY_ENTRIES_DEFAULT, "LEVEL_MAX": LEVEL_MAX,
+    "QUANTITY_MAX": QUANTITY_MAX, "STOCK_MAX": STOCK_MAX, "PRICE_MINOR_MAX": PRICE_MINOR_MAX,
+    "AMOUNT_MINOR_MAX": AMOUNT_MINOR_MAX, "TIME_MS_MAX": TIME_MS_MAX,
+    "RESERVE_TTL_MS_DEFAULT": RESERVE_TTL_MS_DEFAULT, "RESERVE_TTL_MS_MAX": RESERVE_TTL_MS_MAX,
+    "BUYER_WINDOW_MS_DEFAULT": BUYER_WINDOW_MS_DEFAULT, "BUYER_WINDOW_MS_MAX": BUYER_WINDOW_MS_MAX,
+    "IDEMPOTENCY_WINDOW_MS_DEFAULT": IDEMPOTENCY_WINDOW_MS_DEFAULT,
+}
+INVARIANT(DURATIONS == DURATIONS_MAX and PRIORITY_CLASSES == PRIORITY_CLASS_MAX + 1, "an array is not its bound")
+
+
+def _export_methods(into):
+    """The numbers of the methods under their names; a cdef constant is not visible by itself."""
+    for name, number in (
+        ("PLACE_ORDER", PLACE_ORDER), ("PAY_ORDER", PAY_ORDER), ("CANCEL_ORDER", CANCEL_ORDER),
+        ("SHIP_ORDER", SHIP_ORDER), ("DELIVER_ORDER", DELIVER_ORDER), ("RETURN_ORDER", RETURN_ORDER),
+        ("SETTLE_REFUND", SETTLE_REFUND), ("PUT_SHOP", PUT_SHOP), ("PUT_LOCATION", PUT_LOCATION),
+        ("PUT_SKU", PUT_SKU), ("ADJUST_STOCK", ADJUST_STOCK), ("TRANSFER_STOCK", TRANSFER_STOCK),
+        ("TICK", TICK), ("ACTIVATE", ACTIVATE), ("GET_ORDER", GET_ORDER), ("GET_STOCK", GET_STOCK),
+    ):
+        into[name] = number
+
+
+_export_methods(globals())
+
+
+def partition_of(str shop_id not None):
+    """The partition, 0 to 1,023, of a shop: CRC32C of its id mod 1,024."""
+    return crc32c(shop_id.encode()) % PARTITIONS
+
+
+cdef bytes _bytes(const Buffer* buffer):
+    return buffer.data[:buffer.size]
+
+
+cdef str _hex(Hash128 digest):
+    return f"{digest.high:016x}{digest.low:016x}"
+
+
+cdef bytes _activation(uint32_t level, int64_t window_ms, uint32_t entries_max):
+    """The Activate message, whose fields are never at their defaults."""
+    def varint(number):
+        parts = []
+        while number >= 0x80:
+            parts.append(number & 0x7F | 0x80)
+            number >>= 7
+        return bytes([*parts, number])
+    return b"\x08" + varint(level) + b"\x10" + varint(window_ms) + b"\x18" + varint(entries_max)
+
+
+cdef class Shard:
+    """The state machine without log or clock. See the stub for what its methods promise."""
+    cdef State* state
+
+    def __cinit__(self, bytes log_id=bytes(16), *unused, **more):
+        cdef uint64_t seed = int.from_bytes(_os.urandom(8), "little")
+        if len(log_id) != LOG_ID_BYTES:
+            raise ValueError("log_id: must have 16 bytes")
+        self.state = <State*>calloc(1, sizeof(State))
+        if self.state == NULL or not state_init(self.state, log_id, seed):
+            raise MemoryError("no memory for a shard")
+
+    def __init__(self, bytes log_id=bytes(16), int64_t idempotency_window_ms=IDEMPOTENCY_WINDOW_MS_DEFAULT,
+                 uint32_t idempotency_entries_max=IDEMPOTENCY_ENTRIES_DEFAULT):
+        self._activate(idempotency_window_ms, idempotency_entries_max)
+
+    def _activate(self, window_ms, entries_max):
+        cdef bytes request = _activation(LEVEL_NOW, window_ms, entries_max)
+        if execute(self.state, ACTIVATE, request, len(request), 0) != DECIDED:
+            raise ValueError(self.state.fault.description.decode())
+
+    @staticmethod
+    def empty(bytes log_id not None):
+        """Without the Activate record: for replay from sequence 1."""
+        return Shard.__new__(Shard, log_id)
+
+    def __dealloc__(self):
+        if self.state != NULL:
+            state_destroy(self.state)
+            free(self.state)
+
+    def execute(self, int method, bytes request not None, int64_t now_ms):
+        cdef const uint8_t* data = request
+        cdef size_t size = len(request)
+        cdef int verdict
+        if not 0 <= now_ms <= TIME_MS_MAX:
+            raise ValueError("now_ms: must be 0 to 253,402,300,799,999")
+        with nogil:
+            verdict = execute(self.state, method, data, size, now_ms)
+            if verdict == FAULT:
+                encode_status(&self.state.response, &self.state.fault)
+        if verdict == FAULT:
+            return self.state.fault.code, _bytes(&self.state.response), 0
+        return 0, _bytes(&self.state.response), self.state.sequence if verdict == DECIDED else 0
+
+    def execute_batch(self, int method, bytes request not None, int64_t now_ms):
+        cdef Buffer out
+        cdef int code
+        cdef const uint8_t* data = request
+        cdef size_t size = len(request)
+        memset(&out, 0, sizeof(Buffer))
+        with nogil:
+            code = execute_batch(self.state, method, data, size, now_ms, &out, NULL)
+        try:
+            return code, _bytes(&out), self.state.sequence
+        finally:
+            buffer_free(&out)
+
+    @property
+    def record(self):
+        return _bytes(&self.state.record)
+
+    def apply(self, bytes record not None):
+        cdef const uint8_t* data = record
+        cdef size_t size = len(record)
+        cdef const char* reason = NULL
+        cdef int done
+        cdef uint64_t sequence = self.state.sequence + 1
+        with nogil:
+            done = replay(self.state, data, size, &reason)
+        if not done:
+            raise ReplayMismatch(sequence, reason.decode())
+
+    def replay_from(self, JournalReader reader, uint64_t records_max=0xFFFFFFFFFFFFFFFF):
+        """Applies records of a reader until its end, at most `records_max`. Returns how many.
+
+        Raises ReplayMismatch, and what the reader raises.
+        """
+        cdef const char* reason = NULL
+        cdef uint64_t count = 0
+        cdef int code = LOG_RECORD
+        with nogil:
+            while count < records_max:
+                code = replay_next(self.state, &reader.reader, &reason)
+                if code != LOG_RECORD:
+                    break
+                count += 1
+        if reason != NULL:
+            raise ReplayMismatch(self.state.sequence + 1, reason.decode())
+        if code != LOG_RECORD and code != LOG_END:
+            _raise_log_fault(&reader.reader, reader.path)
+        return count
+
+    @property
+    def sequence(self):
+        return self.state.sequence
+
+    @property
+    def time_ms(self):
+        return self.state.time_ms
+
+    @property
+    def log_id(self):
+        return self.state.log_id[:LOG_ID_BYTES]
+
+    def next_due_ms(self):
+        return next_due_ms(self.state)
+
+    def state_digest(self):
+        return _hex(state_digest(self.state))
+
+    def business_digest(self):
+        cdef Hash128 digest
+        digest.low, digest.high = self.state.business[0], self.state.business[1]
+        return _hex(digest)
+
+    def check(self):
+        cdef char text[512]
+        cdef int holds
+        with nogil:
+            holds = check_state(self.state, text, sizeof(text))
+        return "" if holds else text.decode()
+
+    def counts(self):
+        cdef State* s = self.state
+        return {
+            "shops": s.shops.count, "locations": s.locations.count, "skus": s.skus.count, "orders": s.orders.count,
+            "remembered_ids": s.remembered.count, "buyers_with_limits": s.usages.count,
+            "skus_to_match": s.to_match.head != 0, "arena_bytes": s.arena.used_bytes,
+            "address_bytes": s.arena.bump << 3,
+        }
+
+    def save(self, path):
+        save_snapshot(self.state, _os.fspath(path))
+
+    @staticmethod
+    def load(path):
+        return load_snapshot(_os.fspath(path))
+
+
+# LOG_RECORD: applied. Otherwise the reader's code, or `reason` is set.
+cdef int replay_next(State* s, LogReader* reader, const char** reason) noexcept nogil:
+    cdef const uint8_t* record = NULL
+    cdef size_t size = 0
+    cdef uint64_t sequence = 0
+    cdef int code = log_next(reader, &record, &size, &sequence)
+    if code != LOG_RECORD:
+        return code
+    if sequence != s.sequence + 1:
+        reason[0] = b"the sequence of the record is not the next one"
+        return LOG_END
+    if not replay(s, record, size, reason):
+        return LOG_END
+    return LOG_RECORD
+
+
+# Item by item; `journal`, if there is one, takes the records. CODE_OK, or why the batch as a whole was refused, in `out`.
+cdef int execute_batch(
+    State* s, int method, const uint8_t* data, size_t size, int64_t now_ms, Buffer* out, Journal* journal
+) noexcept nogil:
+    cdef size_t offset = 0
+    cdef Span item
+    cdef int verdict
+    if batch_count(method, data, size, &s.fault) < 0:
+        encode_status(out, &s.fault)
+        return s.fault.code
+    while batch_next(data, size, &offset, &item, &s.fault) > 0:
+        verdict = execute_logged(s, method, item.data, item.size, now_ms, journal)
+        encode_batch_item(out, verdict != FAULT, span_of(s.response.data, s.response.size))
+    return CODE_OK
+
+
+# As execute, the fault encoded as a Status, the record appended. A log without room refuses before anything changes.
+cdef int execute_logged(
+    State* s, int method, const uint8_t* data, size_t size, int64_t now_ms, Journal* journal
+) noexcept nogil:
+    cdef int verdict
+    if journal != NULL and method < COMMAND_KINDS and not journal_has_room(journal):
+        s.response.size = 0
+        verdict = exhausted(s, b"LOG_FULL", b"The log has no room now; retry later.")
+    else:
+        verdict = execute(s, method, data, size, now_ms)
+    if verdict == FAULT:
+        encode_status(&s.response, &s.fault)
+    elif verdict == DECIDED and journal != NULL:
+        INVARIANT(journal_append(journal, s.record.data, s.record.size) == JOURNAL_OK, "the log had room and refused")
+    return verdict
