@@ -37,8 +37,11 @@ include "_journal_reader.pxi"
 include "_journal_writer.pxi"
 include "_journal_prepare.pxi"
 include "_journal_border.pxi"
-include "_snapshot.pxi"
+include "_snapshot_format.pxi"
+include "_snapshot_write.pxi"
+include "_snapshot_read.pxi"
 
 # Wiring.
+include "_clock.pxi"
 include "_shard.pxi"
 include "_engine.pxi"

@@ -1,1 +1,133 @@
+# A shard with its log: recovered at construction, then one thread executes and the journal's own thread syncs.
 
+import re as _re
+
+SNAPSHOT_NAME = _re.compile("snapshot-([0-9]{20})[.]snap")
+
+
+cdef class Engine:
+    """One shard, open for work. See the stub for what its methods promise."""
+    cdef Shard shard
+    cdef JournalWriter writer
+    cdef Journal* journal
+    cdef LoggedClock clock
+    cdef Buffer batch
+
+    def __init__(self, directory, *, uint64_t segment_bytes=SEGMENT_BYTES_DEFAULT,
+                 int64_t idempotency_window_ms=IDEMPOTENCY_WINDOW_MS_DEFAULT,
+                 uint32_t idempotency_entries_max=IDEMPOTENCY_ENTRIES_DEFAULT):
+        path = _os.fspath(directory)
+        self.writer = JournalWriter(path, segment_bytes=segment_bytes)
+        self.journal = &self.writer.journal
+        try:
+            last = self.writer.next_sequence - 1
+            self.shard = recovered_shard(path, self.writer.log_id, last)
+            if last == 0:
+                self.shard._activate(idempotency_window_ms, idempotency_entries_max)
+                self.writer.append(self.shard.record)
+                self.writer.kick()
+        except BaseException:
+            self.writer.close()
+            raise
+
+    def __dealloc__(self):
+        buffer_free(&self.batch)
+
+    def execute(self, int method, bytes request not None):
+        cdef const uint8_t* data = request
+        cdef size_t size = len(request)
+        cdef State* s = self.shard.state
+        cdef int verdict
+        with nogil:
+            verdict = execute_logged(s, method, data, size, clock_now_ms(&self.clock), self.journal)
+        return s.fault.code if verdict == FAULT else 0, _bytes(&s.response), s.sequence
+
+    def execute_batch(self, int method, bytes request not None):
+        cdef const uint8_t* data = request
+        cdef size_t size = len(request)
+        cdef State* s = self.shard.state
+        cdef int code
+        self.batch.size = 0
+        with nogil:
+            code = execute_batch(s, method, data, size, clock_now_ms(&self.clock), &self.batch, self.journal)
+        return code, _bytes(&self.batch), s.sequence
+
+    def kick(self):
+        journal_kick(self.journal)
+
+    def tick(self):
+        cdef State* s = self.shard.state
+        cdef int64_t due_ms, now_ms, wait_ms = 1000
+        with nogil:
+            now_ms = clock_now_ms(&self.clock)
+            due_ms = next_due_ms(s)
+            if due_ms >= 0 and (due_ms <= now_ms or due_ms <= s.time_ms):
+                execute_logged(s, TICK, s.log_id, 0, now_ms, self.journal)
+                journal_kick(self.journal)
+                due_ms = next_due_ms(s)
+            if due_ms >= 0:
+                wait_ms = due_ms - now_ms
+        return max(1, min(wait_ms, 1000))
+
+    @property
+    def durable(self):
+        return journal_durable_sequence(self.journal)
+
+    @property
+    def sequence(self):
+        return self.shard.state.sequence
+
+    @property
+    def eventfd(self):
+        return self.writer.eventfd
+
+    def wait_durable(self, uint64_t sequence, double timeout_s):
+        return self.writer.wait_durable(sequence, timeout_s)
+
+    @property
+    def log_id(self):
+        return self.writer.log_id
+
+    @property
+    def epoch(self):
+        return self.writer.epoch
+
+    def state_digest(self):
+        return self.shard.state_digest()
+
+    def business_digest(self):
+        return self.shard.business_digest()
+
+    def counts(self):
+        return self.shard.counts()
+
+    def stats(self):
+        cdef State* s = self.shard.state
+        journal = {f"journal_{name}": value for name, value in self.writer.stats().items()}
+        return {
+            "outcomes": {name: s.outcomes[number] for number, name in OUTCOME_NAMES.items()},
+            "duplicates": s.duplicates, "reads": s.reads,
+            "faults": {code: s.faults[code] for code in range(FAULT_CODES) if s.faults[code]},
+            "clock_alarms": self.clock.alarms, **journal,
+        }
+
+    def close(self):
+        self.writer.close()
+
+
+def recovered_shard(str path, bytes log_id, uint64_t last):
+    """The newest snapshot and the log after it, up to `last`, the end of the log."""
+    found = [(int(match[1]), name) for name in _os.listdir(path) if (match := SNAPSHOT_NAME.fullmatch(name))]
+    sequence, name = max(found, default=(0, ""))
+    if sequence > last:
+        raise JournalDamaged(_os.path.join(path, name), 0, last + 1,
+                             "the log ends before the snapshot, which only ever covers what is durable")
+    shard = Shard.load(_os.path.join(path, name)) if sequence else Shard.empty(log_id)
+    if shard.log_id != log_id:
+        raise JournalDamaged(_os.path.join(path, name), 0, sequence, "the snapshot belongs to another log")
+    if shard.sequence < last:
+        with JournalReader(path, shard.sequence + 1, last) as reader:
+            shard.replay_from(reader)
+    if shard.sequence != last:
+        raise JournalDamaged(path, 0, shard.sequence + 1, "the log ends early")
+    return shard

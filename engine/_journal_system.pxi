@@ -68,7 +68,7 @@ cdef extern from "<time.h>" nogil:
         long tv_sec
         long tv_nsec
     int clock_gettime(int clock, timespec* into) noexcept
-    int CLOCK_MONOTONIC, CLOCK_REALTIME
+    int CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_BOOTTIME
 
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int first, int flags) noexcept

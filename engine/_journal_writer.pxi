@@ -76,7 +76,7 @@ cdef struct Journal:
     size_t staged_bytes
     size_t draining_bytes
     size_t staged_bytes_max
-    bint asleep
+    bint kicked                          # since the last take: a batch that is still being appended is left alone
     bint stopping
     bint plan_in_next                    # what is being drained may end in the prepared segment
     uint64_t plan_offset                 # where it ends at the latest
@@ -156,7 +156,8 @@ cdef bint journal_has_place(Journal* j, uint64_t payload_bytes) noexcept nogil:
 
 
 cdef void journal_kick_locked(Journal* j) noexcept nogil:
-    if j.asleep:
+    if not j.kicked:
+        j.kicked = True
         pthread_cond_signal(&j.work)
 
 
@@ -193,6 +194,20 @@ cdef int journal_append(Journal* j, const uint8_t* record, size_t size) noexcept
     return code
 
 
+cdef bint journal_has_room(Journal* j) noexcept nogil:
+    """Whether the largest record would be taken now. To be asked before a command changes anything."""
+    cdef bint room
+    pthread_mutex_lock(&j.lock)
+    room = (not j.stopping and j.staged_bytes + j.draining_bytes + j.record_bytes_max <= j.staged_bytes_max
+            and journal_has_place(j, j.staged_bytes + j.record_bytes_max))
+    if UNLIKELY(not room):
+        j.prepare_wanted = True
+        pthread_cond_signal(&j.prepare)
+        journal_kick_locked(j)
+    pthread_mutex_unlock(&j.lock)
+    return room
+
+
 cdef bint journal_wait_durable(Journal* j, uint64_t sequence, uint64_t until_ns) noexcept nogil:
     cdef int late = 0
     pthread_mutex_lock(&j.lock)
@@ -220,13 +235,9 @@ cdef void journal_write_all(Journal* j, int fd, const uint8_t* data, size_t size
 
 
 cdef void journal_publish(Journal* j) noexcept nogil:
-    """Everything before block_sequence is durable: memory first, then the file, then the wake-up."""
+    """Everything before block_sequence is durable: into the file before anybody can act on it, then memory, then wake."""
     cdef DurableSlot slot
     cdef uint64_t one = 1
-    pthread_mutex_lock(&j.lock)
-    eo_store64(&j.durable, j.block_sequence - 1)
-    pthread_cond_broadcast(&j.synced)
-    pthread_mutex_unlock(&j.lock)
     j.durable_count += 1
     slot.count = j.durable_count
     slot.log_digest = j.log_digest
@@ -235,6 +246,10 @@ cdef void journal_publish(Journal* j) noexcept nogil:
     slot.segment = j.segment
     slot.offset = j.offset
     durable_slot_write(j.durable_map, &slot)
+    pthread_mutex_lock(&j.lock)
+    eo_store64(&j.durable, slot.sequence)
+    pthread_cond_broadcast(&j.synced)
+    pthread_mutex_unlock(&j.lock)
     if write_fd(j.event_fd, &one, 8) < 0:
         pass                             # a full counter is readable already
 
@@ -404,6 +419,7 @@ cdef size_t journal_take(Journal* j) noexcept nogil:
     j.draining_bytes = j.staged_bytes
     j.staged = empty
     j.staged_bytes = 0
+    j.kicked = False
     return j.draining_bytes
 
 
@@ -414,7 +430,7 @@ cdef int journal_wait_work(Journal* j, size_t* bytes) noexcept nogil:
     cdef int work = 0
     pthread_mutex_lock(&j.lock)
     while work == 0:
-        if j.staged_bytes:
+        if j.staged_bytes and (j.kicked or late or j.stopping):
             bytes[0] = journal_take(j)
             work = WORK_COMMIT
         elif not j.sealed and (late or j.stopping):
@@ -423,12 +439,11 @@ cdef int journal_wait_work(Journal* j, size_t* bytes) noexcept nogil:
         elif j.stopping:
             work = WORK_END
         else:
-            j.asleep = True
+            j.kicked = False
             if j.sealed:
                 pthread_cond_wait(&j.work, &j.lock)
             else:
                 late = journal_wait_until(&j.work, &j.lock, seal_at_ns)
-            j.asleep = False
     pthread_mutex_unlock(&j.lock)
     return work
 

@@ -57,6 +57,14 @@ cdef void add_remembered(
     State* s, uint32_t shop, int kind, Span id, Hash128 content, uint64_t sequence, int outcome, int64_t time_ms,
     uint8_t line
 ) noexcept nogil:
+    append_remembered(s, new_remembered(s, shop, kind, id, content, sequence, outcome, time_ms, line))
+
+
+# Indexed and counted, but not yet in the list of what is oldest.
+cdef uint32_t new_remembered(
+    State* s, uint32_t shop, int kind, Span id, Hash128 content, uint64_t sequence, int outcome, int64_t time_ms,
+    uint8_t line
+) noexcept nogil:
     cdef uint32_t handle = arena_new(&s.arena, sizeof(Remembered) + id.size)
     cdef Remembered* remembered = <Remembered*>arena_at(&s.arena, handle)
     remembered.content = content
@@ -71,6 +79,10 @@ cdef void add_remembered(
     shop_at(s, shop).refs += 1
     index_insert(&s.remembered, &s.arena, handle, index_hash(s, shop, id))
     count_in(s.whole, remembered_digest(s, remembered))
+    return handle
+
+
+cdef void append_remembered(State* s, uint32_t handle) noexcept nogil:
     if s.remembered_tail:
         (<Remembered*>arena_at(&s.arena, s.remembered_tail)).next = handle
     else:

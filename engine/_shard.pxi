@@ -23,7 +23,15 @@ LIMITS = {
     "BUYER_WINDOW_MS_DEFAULT": BUYER_WINDOW_MS_DEFAULT, "BUYER_WINDOW_MS_MAX": BUYER_WINDOW_MS_MAX,
     "IDEMPOTENCY_WINDOW_MS_DEFAULT": IDEMPOTENCY_WINDOW_MS_DEFAULT,
 }
-INVARIANT(DURATIONS == DURATIONS_MAX and PRIORITY_CLASSES == PRIORITY_CLASS_MAX + 1, "an array is not its bound")
+INVARIANT(<int>DURATIONS == DURATIONS_MAX and <int>PRIORITY_CLASSES == PRIORITY_CLASS_MAX + 1,
+          "an array is not its bound")
+
+OUTCOME_NAMES = {
+    OUTCOME_PLACED: "placed", OUTCOME_BACKORDERED: "backordered", OUTCOME_APPLIED: "applied",
+    OUTCOME_RETRY_TOO_OLD: "retry_too_old", OUTCOME_NOT_FOR_SALE: "not_for_sale",
+    OUTCOME_PRICE_CHANGED: "price_changed", OUTCOME_BUYER_LIMIT: "buyer_limit",
+    OUTCOME_INSUFFICIENT_STOCK: "insufficient_stock", OUTCOME_ILLEGAL_STATE: "illegal_state",
+}
 
 
 def _export_methods(into):
@@ -201,8 +209,8 @@ cdef class Shard:
         save_snapshot(self.state, _os.fspath(path))
 
     @staticmethod
-    def load(path):
-        return load_snapshot(_os.fspath(path))
+    def load(path, bytes log_id=None):
+        return load_snapshot(_os.fspath(path), log_id)
 
 
 # LOG_RECORD: applied. Otherwise the reader's code, or `reason` is set.
@@ -251,4 +259,16 @@ cdef int execute_logged(
         encode_status(&s.response, &s.fault)
     elif verdict == DECIDED and journal != NULL:
         INVARIANT(journal_append(journal, s.record.data, s.record.size) == JOURNAL_OK, "the log had room and refused")
+    count_verdict(s, method, verdict)
     return verdict
+
+
+cdef inline void count_verdict(State* s, int method, int verdict) noexcept nogil:
+    if verdict == FAULT:
+        s.faults[s.fault.code] += 1
+    elif verdict == DECIDED:
+        s.outcomes[s.record.data[5]] += 1
+    elif method < COMMAND_KINDS:
+        s.duplicates += 1
+    else:
+        s.reads += 1

@@ -23,6 +23,9 @@ cdef enum:
     ORDER_TOUCHED = 32
     ORDER_HELD = 64                            # in a list of holds
 
+cdef enum:
+    FAULT_CODES = 17                           # google.rpc.Code
+
 cdef struct Hash128:
     uint64_t low, high
 
@@ -184,6 +187,10 @@ cdef struct State:
     List to_match
     bint queued_match                          # the command at hand put a SKU on it
     int64_t steps                              # spent by the kind of work at hand
+
+    uint64_t outcomes[16]                      # counters since the start: not part of the state
+    uint64_t faults[17]
+    uint64_t duplicates, reads
 
     uint64_t business[2]                       # 128-bit sums, low word first
     uint64_t whole[2]

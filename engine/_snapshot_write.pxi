@@ -1,0 +1,367 @@
+# Writing a snapshot: all objects sorted by partition, shop and kind, each told with string ids.
+
+cdef struct SnapshotWriter:
+    State* s
+    Placed* placed
+    size_t count, at
+    Ranks held, purchased, remembered, to_match, queued
+    Buffer out
+    uint64_t business[2]
+    uint64_t whole[2]
+
+
+cdef inline void w8(SnapshotWriter* w, uint8_t value) noexcept nogil:
+    buffer_end(&w.out, d8(buffer_reserve(&w.out, 1), value))
+
+cdef inline void w16(SnapshotWriter* w, uint16_t value) noexcept nogil:
+    buffer_end(&w.out, d16(buffer_reserve(&w.out, 2), value))
+
+cdef inline void w32(SnapshotWriter* w, uint32_t value) noexcept nogil:
+    buffer_end(&w.out, d32(buffer_reserve(&w.out, 4), value))
+
+cdef inline void w64(SnapshotWriter* w, uint64_t value) noexcept nogil:
+    buffer_end(&w.out, d64(buffer_reserve(&w.out, 8), value))
+
+cdef inline void whash(SnapshotWriter* w, Hash128 value) noexcept nogil:
+    buffer_end(&w.out, dhash(buffer_reserve(&w.out, 16), value))
+
+cdef inline void wstr(SnapshotWriter* w, Span text) noexcept nogil:
+    buffer_end(&w.out, dstr(buffer_reserve(&w.out, 1 + text.size), text))
+
+
+cdef void place(SnapshotWriter* w, int item, uint32_t shop_handle, uint32_t handle, Span id) noexcept nogil:
+    cdef Placed* placed = &w.placed[w.count]
+    placed.shop_id = shop_id(shop_at(w.s, shop_handle))
+    placed.partition = partition_number(placed.shop_id)
+    placed.shop = shop_handle
+    placed.handle = handle
+    placed.item = item
+    placed.id = id
+    w.count += 1
+
+
+cdef void place_everything(SnapshotWriter* w) noexcept nogil:
+    cdef State* s = w.s
+    cdef uint64_t cursor = 0
+    cdef uint32_t handle = index_each(&s.shops, &s.arena, &cursor, 0)
+    w.placed = <Placed*>grown(NULL, (s.shops.count + s.locations.count + s.skus.count + s.orders.count
+                                     + s.remembered.count + 1) * sizeof(Placed))
+    while handle:
+        place(w, ITEM_SHOP, handle, handle, shop_id(shop_at(s, handle)))
+        ranks_add_list(&w.queued, s, shop_at(s, handle).queued.head, queued_links())
+        handle = index_each(&s.shops, &s.arena, &cursor, handle)
+    cursor = 0
+    handle = index_each(&s.locations, &s.arena, &cursor, 0)
+    while handle:
+        place(w, ITEM_LOCATION, location_at(s, handle).shop, handle, location_id(location_at(s, handle)))
+        handle = index_each(&s.locations, &s.arena, &cursor, handle)
+    cursor = 0
+    handle = index_each(&s.skus, &s.arena, &cursor, 0)
+    while handle:
+        place(w, ITEM_SKU, sku_at(s, handle).shop, handle, sku_id(sku_at(s, handle)))
+        handle = index_each(&s.skus, &s.arena, &cursor, handle)
+    cursor = 0
+    handle = index_each(&s.orders, &s.arena, &cursor, 0)
+    while handle:
+        place(w, ITEM_ORDER, order_at(s, handle).shop, handle, order_id(order_at(s, handle)))
+        handle = index_each(&s.orders, &s.arena, &cursor, handle)
+    handle = s.remembered_head
+    while handle:
+        place(w, ITEM_REMEMBERED, (<Remembered*>arena_at(&s.arena, handle)).shop, handle,
+              remembered_id(<Remembered*>arena_at(&s.arena, handle)))
+        ranks_add(&w.remembered, handle)
+        handle = (<Remembered*>arena_at(&s.arena, handle)).next
+    qsort(w.placed, w.count, sizeof(Placed), by_place)
+
+
+cdef void rank_lists(SnapshotWriter* w) noexcept nogil:
+    cdef State* s = w.s
+    cdef int slot
+    for slot in range(DURATIONS):
+        ranks_add_list(&w.held, s, s.holds[slot].items.head, hold_links())
+        ranks_add_list(&w.purchased, s, s.windows[slot].items.head, purchase_links())
+    ranks_add_list(&w.to_match, s, s.to_match.head, match_links())
+    qsort(w.held.items, w.held.count, sizeof(Ranked), by_handle)
+    qsort(w.purchased.items, w.purchased.count, sizeof(Ranked), by_handle)
+    qsort(w.remembered.items, w.remembered.count, sizeof(Ranked), by_handle)
+    qsort(w.to_match.items, w.to_match.count, sizeof(Ranked), by_handle)
+    qsort(w.queued.items, w.queued.count, sizeof(Ranked), by_handle)
+
+
+cdef void write_shop(SnapshotWriter* w, const Shop* shop) noexcept nogil:
+    cdef uint32_t i
+    wstr(w, shop_id(shop))
+    whash(w, shop.content)
+    w64(w, shop.revision)
+    w8(w, shop.status)
+    w8(w, shop.strategy)
+    w8(w, shop.allow_split)
+    for i in range(<uint32_t>CURRENCY_BYTES):
+        w8(w, shop.currency[i])
+    w32(w, shop.region_count)
+    for i in range(shop.region_count):
+        wstr(w, region_name(w.s, shop, <uint16_t>(i + 1)))
+        count_in(w.whole, region_digest(w.s, shop, region_name(w.s, shop, <uint16_t>(i + 1))))
+    w32(w, shop.cost_count)
+    for i in range(shop.cost_count):
+        w64(w, shop.costs[i])
+    count_in(w.whole, shop_digest(w.s, shop))
+
+
+cdef void write_location(SnapshotWriter* w, const Location* location) noexcept nogil:
+    wstr(w, location_id(location))
+    whash(w, location.content)
+    w64(w, location.revision)
+    w8(w, location.status)
+    w8(w, location.kind)
+    w32(w, location.priority)
+    w16(w, location.region)
+    count_in(w.whole, location_digest(w.s, location))
+
+
+cdef void write_sku(SnapshotWriter* w, uint32_t handle) noexcept nogil:
+    cdef Sku* sku = sku_at(w.s, handle)
+    cdef uint32_t row = sku.rows
+    wstr(w, sku_id(sku))
+    whash(w, sku.content)
+    w64(w, sku.revision)
+    w8(w, sku.status)
+    w8(w, sku.backorder_allowed)
+    w64(w, sku.price)
+    w32(w, sku.buyer_limit_per_order)
+    w32(w, sku.buyer_limit_per_window)
+    w32(w, sku.backorder_limit)
+    w32(w, sku.safety_stock)
+    w64(w, w.s.holds[sku.ttl_slot].duration_ms)
+    w64(w, w.s.windows[sku.window_slot].duration_ms)
+    w32(w, rank_of(&w.queued, handle))
+    w32(w, rank_of(&w.to_match, handle))
+    w32(w, sku.row_count)
+    while row:
+        write_row(w, row_at(w.s, row))
+        row = row_at(w.s, row).next
+    count_in(w.whole, sku_digest(w.s, sku))
+
+
+cdef void write_row(SnapshotWriter* w, const StockRow* row) noexcept nogil:
+    wstr(w, location_id(location_at(w.s, row.location)))
+    w64(w, row.on_hand)
+    w64(w, row.reserved)
+    w64(w, row.safety_stock)
+    w64(w, row.received)
+    w64(w, row.adjusted)
+    w64(w, row.moved_in)
+    w64(w, row.moved_out)
+    w64(w, row.returned)
+    w64(w, row.shipped)
+    w64(w, row.written_off)
+    count_in(w.business, row.digest)
+    count_in(w.whole, row.digest)
+
+
+cdef void write_allocations(SnapshotWriter* w, const Allocation* allocations, uint32_t count) noexcept nogil:
+    cdef uint32_t i
+    w16(w, <uint16_t>count)
+    for i in range(count):
+        w8(w, <uint8_t>allocations[i].line)
+        wstr(w, location_id(location_at(w.s, row_at(w.s, allocations[i].row).location)))
+        w32(w, allocations[i].quantity)
+
+
+cdef void write_order(SnapshotWriter* w, uint32_t handle) noexcept nogil:
+    cdef State* s = w.s
+    cdef Order* order = order_at(s, handle)
+    cdef Line* lines = order_lines(order)
+    cdef Hash128 business = order_business_digest(s, order)
+    cdef int i
+    count_in(w.business, business)
+    count_in(w.whole, order_digest(s, order, business))
+    wstr(w, order_id(order))
+    wstr(w, order_buyer(order))
+    whash(w, order.content)
+    w64(w, order.sequence)
+    w64(w, order.accepted_at_ms)
+    w64(w, order.expires_at_ms)
+    w64(w, order_placed_at(order)[0] if order.flags & ORDER_HAS_PLACED_AT else 0)
+    w16(w, order.region)
+    w8(w, order.flags)
+    w8(w, order.outcome)
+    w8(w, order.strategy)
+    w8(w, order.priority_class)
+    w64(w, s.holds[order.ttl_slot].duration_ms if order.flags & ORDER_HELD else 0)
+    w32(w, rank_of(&w.held, handle))
+    w8(w, order.line_count)
+    for i in range(order.line_count):
+        wstr(w, sku_id(sku_at(s, lines[i].sku)))
+        w32(w, lines[i].quantity)
+        w64(w, lines[i].amount)
+    write_allocations(w, order_first_allocations(order), order.allocation_count)
+    w8(w, order.more != 0)
+    if order.more:
+        write_more(w, order)
+
+
+cdef void write_more(SnapshotWriter* w, const Order* order) noexcept nogil:
+    cdef State* s = w.s
+    cdef OrderMore* more = more_at(s, order.more)
+    cdef LineProgress* progress = more_lines(more)
+    cdef Allocation* allocations
+    cdef AllocationProgress* done
+    cdef uint32_t count = order_allocations(s, order, &allocations, &done), i, handle
+    w64(w, more.received)
+    w64(w, more.refunded)
+    for i in range(order.line_count):
+        w32(w, progress[i].shipped)
+        w32(w, progress[i].cancelled)
+        w32(w, progress[i].delivered)
+        w32(w, progress[i].returned)
+        w32(w, progress[i].written_off)
+    w8(w, order.plan != 0)
+    if order.plan:
+        write_allocations(w, allocations, count)
+    for i in range(count):
+        w32(w, done[i].shipped)
+        w32(w, done[i].released)
+    w32(w, more.command_count)
+    handle = more.commands
+    while handle:
+        write_command(w, order, <Command*>arena_at(&s.arena, handle))
+        handle = (<Command*>arena_at(&s.arena, handle)).next
+    handle = more.waits
+    while handle:
+        w8(w, 1)
+        wstr(w, sku_id(sku_at(s, wait_at(s, handle).sku)))
+        w64(w, wait_at(s, handle).need)
+        w32(w, wait_at(s, handle).passed)
+        count_in(w.whole, wait_digest(s, wait_at(s, handle)))
+        handle = wait_at(s, handle).next_of_order
+    w8(w, 0)
+    handle = more.purchases
+    while handle:
+        w8(w, 1)
+        wstr(w, sku_id(sku_at(s, usage_at(s, purchase_at(s, handle).usage).sku)))
+        w32(w, purchase_at(s, handle).quantity)
+        w64(w, purchase_at(s, handle).ends_at_ms)
+        w64(w, s.windows[purchase_at(s, handle).slot].duration_ms)
+        w32(w, rank_of(&w.purchased, handle))
+        count_in(w.whole, purchase_digest(s, purchase_at(s, handle)))
+        handle = purchase_at(s, handle).next_of_order
+    w8(w, 0)
+
+
+cdef void write_command(SnapshotWriter* w, const Order* order, const Command* command) noexcept nogil:
+    w8(w, command.kind)
+    w8(w, command.outcome)
+    wstr(w, command_id(command))
+    whash(w, command.content)
+    w64(w, command.sequence)
+    count_in(w.whole, command_digest(w.s, order, command))
+
+
+cdef void write_remembered(SnapshotWriter* w, uint32_t handle) noexcept nogil:
+    cdef Remembered* remembered = <Remembered*>arena_at(&w.s.arena, handle)
+    w8(w, remembered.kind)
+    w8(w, remembered.outcome)
+    w8(w, remembered.line)
+    wstr(w, remembered_id(remembered))
+    whash(w, remembered.content)
+    w64(w, remembered.sequence)
+    w64(w, remembered.time_ms)
+    w32(w, rank_of(&w.remembered, handle))
+    count_in(w.whole, remembered_digest(w.s, remembered))
+
+
+# The next partition that has something: header and payload in w.out. 0: there is none.
+cdef int write_section(SnapshotWriter* w) noexcept nogil:
+    cdef SectionHeader header
+    cdef Placed* placed
+    if w.at == w.count:
+        return 0
+    memset(&header, 0, sizeof(header))
+    memset(w.business, 0, sizeof(w.business))
+    memset(w.whole, 0, sizeof(w.whole))
+    header.partition = w.placed[w.at].partition
+    w.out.size = 0
+    buffer_end(&w.out, buffer_reserve(&w.out, sizeof(header)) + sizeof(header))
+    while w.at < w.count and w.placed[w.at].partition == header.partition:
+        placed = &w.placed[w.at]
+        w8(w, <uint8_t>placed.item)
+        if placed.item == ITEM_SHOP:
+            write_shop(w, shop_at(w.s, placed.handle))
+        elif placed.item == ITEM_LOCATION:
+            write_location(w, location_at(w.s, placed.handle))
+        elif placed.item == ITEM_SKU:
+            write_sku(w, placed.handle)
+        elif placed.item == ITEM_ORDER:
+            write_order(w, placed.handle)
+        else:
+            write_remembered(w, placed.handle)
+        header.items += 1
+        w.at += 1
+    header.size = w.out.size - sizeof(header)
+    header.payload_crc = crc32c_of(w.out.data + sizeof(header), header.size, 0)
+    memcpy(header.business, w.business, 16)
+    memcpy(header.whole, w.whole, 16)
+    header.crc = crc32c_of(<uint8_t*>&header, sizeof(header) - 4, 0)
+    memcpy(w.out.data, &header, sizeof(header))
+    return 1
+
+
+cdef uint32_t count_sections(const SnapshotWriter* w) noexcept nogil:
+    cdef uint32_t sections = 0
+    cdef size_t i
+    for i in range(w.count):
+        sections += i == 0 or w.placed[i].partition != w.placed[i - 1].partition
+    return sections
+
+
+cdef bytes snapshot_header(const SnapshotWriter* w):
+    cdef SnapshotHeader header
+    cdef State* s = w.s
+    memset(&header, 0, sizeof(header))
+    header.magic = SNAPSHOT_MAGIC
+    header.format_version = SNAPSHOT_VERSION
+    header.level = s.level
+    memcpy(header.log_id, s.log_id, LOG_ID_BYTES)
+    header.sequence = s.sequence
+    header.time_ms = s.time_ms
+    header.window_ms = s.window_ms
+    header.remembered_max = s.remembered_max
+    header.sections = count_sections(w)
+    memcpy(header.business, s.business, 16)
+    memcpy(header.whole, s.whole, 16)
+    header.crc = crc32c_of(<uint8_t*>&header, sizeof(header) - 4, 0)
+    return (<uint8_t*>&header)[:sizeof(header)]
+
+
+cdef object save_snapshot(State* s, str path):
+    """Under a temporary name first: a snapshot either is there whole, synced, or is not there."""
+    cdef SnapshotWriter w
+    cdef int more = 1
+    memset(&w, 0, sizeof(w))
+    w.s = s
+    temporary = f"{path}.tmp"
+    try:
+        with nogil:
+            place_everything(&w)
+            rank_lists(&w)
+        with open(temporary, "wb") as file:
+            file.write(snapshot_header(&w))
+            while True:
+                with nogil:
+                    more = write_section(&w)
+                if not more:
+                    break
+                file.write(<uint8_t[:w.out.size]>w.out.data)
+            file.flush()
+            _os.fsync(file.fileno())
+        _os.rename(temporary, path)
+        _sync_path(_os.path.dirname(path) or ".")
+    finally:
+        free(w.placed)
+        free(w.held.items)
+        free(w.purchased.items)
+        free(w.remembered.items)
+        free(w.to_match.items)
+        free(w.queued.items)
+        buffer_free(&w.out)
