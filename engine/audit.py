@@ -31,8 +31,7 @@ def audit(data_dir: Path) -> Verdict:
     """Reads only. Raises the first violation: JournalDamaged, SnapshotDamaged, ReplayMismatch, Violation."""
     log = rebuild.extent(datadir.open_existing(data_dir))
     shard = rebuild.first_state(log)
-    # The Activate record is in the shard from its beginning.
-    count = 1 if log.first_sequence == 1 else 0
+    count = 0
     for sequence, path in datadir.snapshots(log.shard):
         if sequence > log.last_sequence:
             raise Violation(f"{path}: the log ends before it, at sequence {log.last_sequence}")

@@ -17,7 +17,7 @@ import orjson
 from engine import datadir, rebuild
 from engine._core import JournalReader, JournalWriter, Shard, journal_segments
 from engine.errors import DataDirectoryError, JournalFull, ReplayMismatch
-from engine.limits import DATA_FORMAT_VERSION, LIMITS
+from engine.limits import DATA_FORMAT_VERSION, LOG_ID_BYTES
 from engine.rebuild import Extent
 
 MANIFEST = "backup.json"
@@ -70,7 +70,7 @@ def restore(source: Path, data_dir: Path, until_sequence: int | None = None) -> 
     until = manifest.sequence if until_sequence is None else until_sequence
     if until > manifest.sequence:
         raise DataDirectoryError(f"{source}: ends at sequence {manifest.sequence}, before {until}")
-    log_id = os.urandom(LIMITS["LOG_ID_BYTES"])
+    log_id = os.urandom(LOG_ID_BYTES)
     state = rebuild.first_state(log, log_id)
     if until < state.sequence:
         raise DataDirectoryError(f"{source}: begins at sequence {state.sequence}, after {until}")
@@ -89,14 +89,9 @@ def restore(source: Path, data_dir: Path, until_sequence: int | None = None) -> 
 
 def _write_log(state: Shard, log: Extent, shard: Path, until: int) -> None:
     """The records again, in a log of their own; where the old one began behind a snapshot, so does this one."""
-    first = state.sequence + 1
-    if log.first_sequence == 1:
-        first = 1
-    else:
+    if state.sequence:
         state.save(str(datadir.snapshot_path(shard, state.sequence)))
-    with JournalWriter(str(shard), log_id=state.log_id, first_sequence=first) as writer:
-        if first == 1:
-            writer.append(state.record)
+    with JournalWriter(str(shard), log_id=state.log_id, first_sequence=state.sequence + 1) as writer:
         for sequence, record in rebuild.records(log, state.sequence + 1, until):
             state.apply(record)
             _append(writer, record)

@@ -211,6 +211,58 @@ def dump(
 
 
 @app.command()
+def replay(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Order lines as CSV, gzipped or not.", exists=True, dir_okay=False),
+    ],
+    target: Annotated[str, typer.Option(help="HOST:PORT of the engine.")] = "127.0.0.1:7400",
+    speed: Annotated[
+        float | None, typer.Option(help="Multiple of the file's own pace. Default: as fast as it goes.", min=0.001)
+    ] = None,
+    stock: Annotated[int | None, typer.Option(help="Units of each SKU. Default: what the file orders.", min=0)] = None,
+    backorders: Annotated[bool, typer.Option("--backorders", help="Let orders wait for stock.")] = False,
+    window: Annotated[int, typer.Option(help="Batches of 1,024 orders in flight.", min=1, max=64)] = 2,
+    retry_for: Annotated[float, typer.Option(help="Seconds that the server may be away.", min=0)] = 0,
+) -> None:
+    """Send real orders; running it again sends nothing twice."""
+    from rich.console import Console
+
+    with _in_words():
+        from engine.order_file import OrderFileError
+        from engine.replay import Options, ReplayError, ServerGone, report
+        from engine.replay import replay as run
+        from engine.seeding import SeedingError
+
+        options = Options(file, target, speed, stock, backorders, window, retry_for)
+        try:
+            result = run(options, Console(stderr=True))
+        except OrderFileError as error:
+            _fail(Exit.ARGUMENT, str(error))
+        except ServerGone as error:
+            _fail(Exit.UNUSABLE, str(error))
+        except (ReplayError, SeedingError) as error:
+            _fail(Exit.WRONG, str(error))
+        report(result).print(Console())
+        if not result.holds:
+            _fail(Exit.WRONG, "replay: the answers do not add up to the file")
+
+
+@app.command()
+def demo(
+    seconds: Annotated[int, typer.Option(help="How long the load lasts.", min=2)] = 20,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Kept afterwards. Default: .demo, made anew.", file_okay=False)
+    ] = None,
+) -> None:
+    """Start an engine, run a night of orders in seconds, stop it, and audit what it logged."""
+    with _in_words():
+        from engine.demo import demo as run
+
+        raise typer.Exit(run(seconds, data_dir))
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     from importlib.metadata import version as version_of

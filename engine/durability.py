@@ -30,12 +30,12 @@ class Acknowledger:
         self._count = 0
         loop.add_reader(log.eventfd, self._durable_grew)
 
-    def executed(self) -> None:
-        """Something was logged: the sync thread is woken once, when this turn of the loop is over.
+    def executed(self, sequence: int) -> None:
+        """The log has grown to `sequence`: the sync thread is woken once, when this turn of the loop is over.
 
         So what arrived together is synced together, and a busy loop pays one wake-up per turn.
         """
-        if not self._kick_is_planned:
+        if not self._kick_is_planned and sequence > self._log.durable:
             self._kick_is_planned = True
             self._loop.call_soon(self._kick)
 

@@ -28,6 +28,7 @@ DRAIN_S_MAX: Final = 30
 # The core is asked at least this often whether a tick is due.
 TICK_MS_MAX: Final = 1_000
 
+LOG_ID_BYTES: Final = 16
 SHARDS: Final = 1
 DATA_FORMAT_VERSION: Final = 1
 

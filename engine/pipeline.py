@@ -58,8 +58,7 @@ class Pipeline:
         """(answer, why there is none, sequence that must be durable before either leaves)."""
         run = self._engine.execute_batch if batch else self._engine.execute
         code, answer, sequence = run(method, request)
-        if sequence:
-            self._acknowledger.executed()
+        self._acknowledger.executed(sequence)
         return answer, refusal(answer) if code else None, sequence
 
     async def durable(self, sequence: int) -> None:

@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 
 class Bar:
-    """Counts steps. Call step() for each; the bar appears once the work has taken longer than SILENT_S."""
+    """Counts steps, or is told where the work stands; it appears once the work has taken longer than SILENT_S."""
 
     def __init__(self, title: str, total: int | None) -> None:
         self._title = title
@@ -29,7 +29,12 @@ class Bar:
 
     def step(self) -> None:
         self._done += 1
-        if self._done % STRIDE == 0 and time.monotonic() - self._began > SILENT_S:
+        if self._done % STRIDE == 0:
+            self.reach(self._done)
+
+    def reach(self, done: int) -> None:
+        self._done = done
+        if time.monotonic() - self._began > SILENT_S:
             self._show()
 
     def close(self) -> None:

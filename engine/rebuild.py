@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import datadir
-from engine._core import ACTIVATE, JournalReader, Shard, journal_durable, journal_segments
+from engine._core import JournalReader, Shard, journal_durable, journal_segments
 from engine.errors import DataDirectoryError, ReplayMismatch
-from engine.progress import watched
-from engine.record import Record
-from everopen.v1 import log_pb2
+from engine.progress import bar, watched
+
+# Records that are replayed between two looks at the progress bar.
+CHUNK_RECORDS = 16_384
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ def records(log: Extent, from_sequence: int, until_sequence: int) -> Iterator[tu
 
 
 def first_state(log: Extent, log_id: bytes | None = None) -> Shard:
-    """The shard after the first record; where that was dropped, as of the oldest snapshot that the log continues."""
+    """The shard before the first record; where that was dropped, as of the oldest snapshot that the log continues."""
     if log.first_sequence == 1:
-        return _activated(log, log_id)
+        return Shard.empty(log_id or log.log_id)
     for sequence, path in datadir.snapshots(log.shard):
         if sequence + 1 >= log.first_sequence:
             return load(path, log_id)
@@ -81,15 +82,18 @@ def newest_state(log: Extent, until_sequence: int) -> Shard:
 
 def replay(shard: Shard, log: Extent, until_sequence: int) -> int:
     """Applies what follows the shard's sequence; returns the number of records. Raises ReplayMismatch."""
-    count = 0
-    for sequence, record in records(log, shard.sequence + 1, until_sequence):
-        shard.apply(record)
-        if shard.sequence != sequence:
-            raise ReplayMismatch(sequence, f"the record became sequence {shard.sequence}")
-        count += 1
+    first = shard.sequence + 1
+    if until_sequence < first:
+        return 0
+    with (
+        JournalReader(str(log.shard), first, until_sequence) as reader,
+        bar("replaying", until_sequence - first + 1) as shown,
+    ):
+        while shard.replay_from(reader, CHUNK_RECORDS):
+            shown.reach(shard.sequence + 1 - first)
     if shard.sequence < until_sequence:
         raise ReplayMismatch(shard.sequence + 1, f"the log ends here, and should go on to sequence {until_sequence}")
-    return count
+    return shard.sequence + 1 - first
 
 
 def load(path: Path, log_id: bytes | None = None) -> Shard:
@@ -97,17 +101,4 @@ def load(path: Path, log_id: bytes | None = None) -> Shard:
     shard = Shard.load(str(path)) if log_id is None else Shard.load(str(path), log_id=log_id)
     if datadir.snapshot_path(path.parent, shard.sequence).name != path.name:
         raise DataDirectoryError(f"{path}: holds the state at sequence {shard.sequence}: was it renamed?")
-    return shard
-
-
-def _activated(log: Extent, log_id: bytes | None) -> Shard:
-    """A shard as its first record makes it: what the record says is given, and must come out again."""
-    sequence, bytes_ = next(iter(records(log, 1, 1)))
-    record = Record.parse(sequence, bytes_)
-    if record.kind != ACTIVATE:
-        raise ReplayMismatch(1, "the first record is not an Activate")
-    command = log_pb2.Activate.FromString(record.command)
-    shard = Shard(log_id or log.log_id, command.idempotency_window_ms, command.idempotency_entries_max)
-    if shard.record != bytes_:
-        raise ReplayMismatch(1, "the first record is not what its command gives")
     return shard

@@ -1,0 +1,5 @@
+"""`python -m engine` is `everopen`."""
+
+from engine.cli import main
+
+main()

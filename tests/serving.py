@@ -1,0 +1,145 @@
+"""Servers in processes of their own, and what the suites that talk to them share. Nothing here waits by sleeping."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from everopen.v1 import inventory_service_pb2 as inventory
+from everopen.v1 import order_service_pb2 as orders
+from everopen.v1.inventory_service_pb2_grpc import InventoryServiceStub
+from everopen.v1.order_service_pb2_grpc import OrderServiceStub
+
+ROOT = Path(__file__).resolve().parent.parent
+READY = re.compile(
+    r"everopen: serving on (\S+), shard 0, log ([0-9a-f]{32}), sequence (\d+), recovered in ([\d.]+) s\n"
+)
+# Small segments, so that a test meets several of them.
+SEGMENT_BYTES = 1024 * 1024
+
+
+def everopen(*arguments: str | Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """Runs the command line to its end."""
+    command = [sys.executable, "-m", "engine", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+class Server:
+    """`everopen serve` on a free port. Ready once constructed; a start that fails raises with what it said."""
+
+    def __init__(self, data_dir: Path, *arguments: str, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self.data_dir = data_dir
+        self.log_path = data_dir.parent / f"{data_dir.name}.stderr"
+        command = [sys.executable, "-m", "engine", "serve", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0"]
+        command += ["--segment-bytes", str(segment_bytes), *arguments]
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        ready = READY.fullmatch(line)
+        if ready is None:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"not ready: {line!r}\n{self.stderr}")
+        self.address, self.log_id, self.sequence = ready[1], bytes.fromhex(ready[2]), int(ready[3])
+
+    @property
+    def stderr(self) -> str:
+        return self.log_path.read_text()
+
+    @property
+    def shard(self) -> Path:
+        return self.data_dir / "shard-0000"
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL: what a crash of the process is."""
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.wait()
+
+    def wait(self) -> int:
+        code = self.process.wait(timeout=60)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.kill()
+
+
+class Client:
+    """The generated stubs over one connection, and the bare channel for bytes that no stub would send."""
+
+    def __init__(self, address: str) -> None:
+        # Reconnecting at once: the default waits a second after a server that was killed.
+        options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.min_reconnect_backoff_ms", 50)]
+        # A pool of connections is shared by address otherwise, also over the life of two servers.
+        options.append(("grpc.use_local_subchannel_pool", 1))
+        self.channel = grpc.insecure_channel(address, options=options)
+        self.orders: Any = OrderServiceStub(self.channel)
+        self.inventory: Any = InventoryServiceStub(self.channel)
+
+    def raw(self, method: str, request: bytes, timeout: float | None = None) -> bytes:
+        answer: bytes = self.channel.unary_unary(f"/everopen.v1.{method}")(request, timeout=timeout)
+        return answer
+
+    def seed(self, *, shop_id: str = "shop", skus: Iterable[str] = ("sku",), stock: int = 1_000_000) -> None:
+        """One shop, two locations, some SKUs with `stock` units at the first."""
+        self.inventory.PutShop(inventory.PutShopRequest(shop_id=shop_id))
+        for priority, location_id in enumerate(("near", "far")):
+            request = inventory.PutLocationRequest(
+                shop_id=shop_id, location_id=location_id, region="east", priority=priority
+            )
+            self.inventory.PutLocation(request)
+        for sku_id in skus:
+            self.inventory.PutSku(inventory.PutSkuRequest(shop_id=shop_id, sku_id=sku_id, price_minor=250))
+            if stock:
+                self.inventory.AdjustStock(adjustment(f"seed-{sku_id}", stock, shop_id=shop_id, sku_id=sku_id))
+
+    def close(self) -> None:
+        self.channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+
+def adjustment(
+    adjustment_id: str, delta: int, *, shop_id: str = "shop", sku_id: str = "sku", location_id: str = "near"
+) -> inventory.AdjustStockRequest:
+    return inventory.AdjustStockRequest(
+        adjustment_id=adjustment_id, shop_id=shop_id, sku_id=sku_id, location_id=location_id, delta=delta
+    )
+
+
+def order(
+    order_id: str, quantity: int = 1, *, shop_id: str = "shop", sku_id: str = "sku", buyer_id: str = "buyer"
+) -> orders.PlaceOrderRequest:
+    lines = [orders.PlaceOrderLine(sku_id=sku_id, quantity=quantity)]
+    return orders.PlaceOrderRequest(order_id=order_id, shop_id=shop_id, buyer_id=buyer_id, lines=lines)
+
+
+def batch(order_ids: Iterable[str]) -> orders.PlaceOrdersRequest:
+    return orders.PlaceOrdersRequest(orders=[order(order_id) for order_id in order_ids])
