@@ -184,8 +184,9 @@ cdef inline int read_command_item(
     return 1
 
 
-# Reads all of a request, for what is malformed outweighs what is merely out of bounds. 0: fault is filled.
-cdef int read_request(
+# Reads all of a request, for what is malformed outweighs what is merely out of bounds. 0: fault is filled. Inline, so
+# that the sink becomes a direct call; that is a tenth of the time of a short order.
+cdef inline int read_request(
     Request* request, int kind, const uint8_t* data, size_t size, ItemSink sink, void* command, Fault* fault
 ) noexcept nogil:
     cdef Reader reader
