@@ -42,7 +42,7 @@ NAMES = {
     **LIMITS,
     "LINE": LINE,
     "PRICED": {**LINE, "amount_minor": LIMITS["AMOUNT_MINOR_MAX"] // 2},
-    "LINE_QUANTITY": {"line_index": 1, "quantity": 1},
+    "UNITS": {"line_index": 1, "quantity": 1},
     "COST": {"from_region": "a", "to_region": "b"},
     "WIDE_COST": {"from_region": "a" * 64, "to_region": "b" * 64},
     "SAFETY": {"location_id": "l"},
