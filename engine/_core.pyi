@@ -37,6 +37,9 @@ class Shard:
         idempotency_entries_max: int = ...,
     ) -> None:
         """log_id: 16 bytes. Begins with the Activate record (sequence 1, time 0)."""
+    @staticmethod
+    def empty(log_id: bytes) -> Shard:
+        """Without the Activate record, at sequence 0: for replay from the first record."""
     def execute(self, method: int, request: bytes, now_ms: int) -> tuple[int, bytes, int]:
         """One command or read. Returns (google.rpc code, response or google.rpc.Status bytes, sequence of the record or 0)."""
     def execute_batch(self, method: int, request: bytes, now_ms: int) -> tuple[int, bytes, int]:
@@ -46,6 +49,8 @@ class Shard:
         """The log record of the last command that was decided."""
     def apply(self, record: bytes) -> None:
         """Replays a record; raises ReplayMismatch if outcome or effects differ from those in it."""
+    def replay_from(self, reader: JournalReader, records_max: int = ...) -> int:
+        """Applies records of a reader until its end, at most `records_max`, and returns how many; raises as apply."""
     @property
     def sequence(self) -> int: ...
     @property
