@@ -41,9 +41,9 @@ class Shard:
     def empty(log_id: bytes) -> Shard:
         """Without the Activate record, at sequence 0: for replay from the first record."""
     def execute(self, method: int, request: bytes, now_ms: int) -> tuple[int, bytes, int]:
-        """One command or read. Returns (google.rpc code, response or google.rpc.Status bytes, sequence of the record or 0)."""
+        """One command or read: (google.rpc code, response or google.rpc.Status bytes, sequence of the record or 0)."""
     def execute_batch(self, method: int, request: bytes, now_ms: int) -> tuple[int, bytes, int]:
-        """The batch form of `method`: as execute, item by item; the code is not OK only if the batch itself is malformed."""
+        """As execute, item by item; the code is not OK only if the batch itself is malformed."""
     @property
     def record(self) -> bytes:
         """The log record of the last command that was decided."""
@@ -63,14 +63,14 @@ class Shard:
         """32 hexadecimal digits, kept up to date, read in constant time."""
     def business_digest(self) -> str: ...
     def check(self) -> str:
-        """Recomputes everything from scratch: every invariant and both digests. Empty, or the first violation in words."""
+        """Recomputes everything from scratch: every invariant, both digests. Empty, or the first violation in words."""
     def counts(self) -> dict[str, int]:
         """Objects in memory by kind, and arena bytes."""
     def save(self, path: str) -> None:
         """Writes a snapshot to `path` (temporary name, fsync, rename, directory fsync)."""
     @staticmethod
     def load(path: str, log_id: bytes | None = None) -> Shard:
-        """Reads a snapshot, as one of another log if log_id is given; raises SnapshotDamaged naming file, section and offset."""
+        """Reads a snapshot, as one of another log if log_id is given; raises SnapshotDamaged."""
 
 class Engine:
     """A shard with its journal: recovers at construction, then executes, logs and tells what is durable.
@@ -86,10 +86,10 @@ class Engine:
         idempotency_window_ms: int = ...,
         idempotency_entries_max: int = ...,
     ) -> None:
-        """Opens (or makes) the directory of one shard. Raises JournalLocked, JournalDamaged, SnapshotDamaged, ReplayMismatch."""
+        """Opens or makes a shard's directory. Raises JournalLocked, JournalDamaged, SnapshotDamaged, ReplayMismatch."""
     def execute(self, method: int, request: bytes) -> tuple[int, bytes, int]:
-        """As Shard.execute at the logged clock. The third value is the sequence that must be durable before the answer may
-        leave; 0: it may leave at once."""
+        """As Shard.execute at the logged clock. The third value is the sequence that must be durable before the answer
+        may leave; 0: it may leave at once."""
     def execute_batch(self, method: int, request: bytes) -> tuple[int, bytes, int]: ...
     def kick(self) -> None:
         """Wakes the sync thread for what was executed since; call it once per turn of the loop."""

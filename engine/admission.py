@@ -17,6 +17,8 @@ class Gate:
         self.bytes_max = bytes_max
         self.calls = 0
         self.bytes = 0
+        # Calls that met the closed gate.
+        self.turned_away = 0
         self.closed: Refusal | None = RECOVERING
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._empty: asyncio.Event = asyncio.Event()
@@ -29,10 +31,16 @@ class Gate:
         """Refuses new calls from now on; what is inside stays until it is answered."""
         self.closed = DRAINING
 
+    def refuse_if_closed(self) -> Refusal | None:
+        if self.closed is not None:
+            self.turned_away += 1
+        return self.closed
+
     def try_enter(self, size: int) -> Refusal | None:
         """None: the call is in, and leave() must follow. Otherwise why not."""
-        if self.closed is not None:
-            return self.closed
+        closed = self.refuse_if_closed()
+        if closed is not None:
+            return closed
         # Whoever waits goes first, or a flood of single calls would starve the streams.
         if self._waiting or not self._fits(size):
             return OVERLOADED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -30,6 +31,8 @@ from engine.streams import PlaceOrdersHandler
 
 # A caller that watches health or reflects at the end of the drain gets this long to see its last answer.
 GRACE_S = 1.0
+# Callers count as gone once none has come for this long.
+QUIET_S = 0.05
 
 log = structlog.get_logger()
 
@@ -142,7 +145,22 @@ async def _drain(server: grpc.aio.Server, gate: Gate, place_orders: PlaceOrdersH
             await gate.empty()
     except TimeoutError:
         log.warning("calls are cut off", calls=gate.calls, seconds=DRAIN_S_MAX)
+    await _callers_left(gate)
     await server.stop(GRACE_S)
+
+
+async def _callers_left(gate: Gate) -> None:
+    """Goes on refusing until nobody calls any more, within a bound.
+
+    A call that gRPC has taken in when the port closes ends as CANCELLED, which tells its caller nothing; what the gate
+    says does.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(GRACE_S):
+            before = -1
+            while gate.turned_away != before:
+                before = gate.turned_away
+                await asyncio.sleep(QUIET_S)
 
 
 def _stop_signal() -> asyncio.Event:

@@ -113,9 +113,11 @@ class PlaceOrdersHandler:
         self._none_open.set()
 
     async def call(self, _: Any, context: Any) -> None:
-        closed = self._pipeline.gate.closed or (OVERLOADED if len(self._streams) >= STREAMS_MAX else None)
+        closed = self._pipeline.gate.refuse_if_closed()
         if closed is not None:
             await refuse(context, closed)
+        if len(self._streams) >= STREAMS_MAX:
+            await refuse(context, OVERLOADED)
         stream = PlaceOrdersStream(self._pipeline, context)
         self._streams.add(stream)
         self._none_open.clear()
