@@ -48,10 +48,21 @@ def test_order_is_answered_in_nanoseconds(lines: int) -> None:
     line = {"sku_id": b"sku-000001", "amount_minor": 9900, "quantity": 2, "open": 2, **counters}
     allocation = {"location_id": b"wh-east-1", "line_index": 0, "quantity": 2, **counters}
     order = {
-        **{"order_id": b"ord-20261122-000123", "shop_id": b"shop-0042", "buyer_id": b"buyer-000777", "state": 3},
-        **{"payment_state": 1, "amount_minor": 129900, "received_minor": 0, "refunded_minor": 0, "refund_due_minor": 0},
-        **{"accepted_at_ms": 1700000000000, "expires_at_ms": 1700000900000, "placed_at_ms": 0, "sequence": 1234567},
-        **{"lines": [line] * lines, "allocations": [allocation] * lines},
+        "order_id": b"ord-20261122-000123",
+        "shop_id": b"shop-0042",
+        "buyer_id": b"buyer-000777",
+        "state": 3,
+        "payment_state": 1,
+        "amount_minor": 129900,
+        "received_minor": 0,
+        "refunded_minor": 0,
+        "refund_due_minor": 0,
+        "accepted_at_ms": 1700000000000,
+        "expires_at_ms": 1700000900000,
+        "placed_at_ms": 0,
+        "sequence": 1234567,
+        "lines": [line] * lines,
+        "allocations": [allocation] * lines,
     }
     taken = best(lambda: wire_probe.time_answer(order, ROUNDS))
     print(f"\n{lines} lines: {taken:.0f} ns for the Order and the PlaceOrderResponse around it")
