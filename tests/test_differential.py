@@ -1,0 +1,166 @@
+"""The core against the naive model: equal answers, faults, effects and digests over a million seeded commands.
+
+A mismatch is shrunk to a short sequence and printed with its seed. EVEROPEN_SEED runs one seed, EVEROPEN_COMMANDS that
+many commands of it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine._core import Shard
+from tests.generate import PROFILES, Generator, Step
+from tests.machines import LOG_ID, Pair
+from tests.reference_fields import REQUESTS
+
+PROCESSES = 2
+RUN_COMMANDS = 2_500
+# The model is slow where every step looks at long queues of long orders: such runs are short.
+LONG_QUEUES_COMMANDS = 500
+ORDINARY_COMMANDS = 1_000_000
+LONG_COMMANDS = 10_000_000
+COMPARE_EVERY = 500
+SHRINK_TRIES_MAX = 2_000
+
+
+def commands_of(seed: int) -> int:
+    if "EVEROPEN_COMMANDS" in os.environ:
+        return int(os.environ["EVEROPEN_COMMANDS"])
+    return LONG_QUEUES_COMMANDS if PROFILES[seed % len(PROFILES)].restock_rarely else RUN_COMMANDS
+
+
+def new_pair(seed: int) -> Pair:
+    profile = PROFILES[seed % len(PROFILES)]
+    return Pair(profile.window_ms, profile.entries_max)
+
+
+def run_seed(seed: int, folder: Path) -> str:
+    """Empty, or what went wrong, with a short sequence that shows it."""
+    steps: list[Step] = []
+    try:
+        _run(seed, steps, folder)
+    except AssertionError as mismatch:
+        return _report(seed, steps, str(mismatch))
+    return ""
+
+
+def _run(seed: int, steps: list[Step], folder: Path) -> None:
+    generator, pair = Generator(seed), new_pair(seed)
+    replica = Shard(LOG_ID, generator.profile.window_ms, generator.profile.entries_max)
+    half_way = commands_of(seed) // 2
+    for index in range(commands_of(seed)):
+        step = generator.next(pair.model)
+        steps.append(step)
+        if pair.execute(step.method, step.request, step.now_ms).sequence:
+            replica.apply(pair.core.record)
+        if index % COMPARE_EVERY == COMPARE_EVERY - 1:
+            pair.compare_digests()
+        if index == half_way:
+            pair.core = _saved_and_loaded(pair.core, folder / f"{seed}.snap")
+    pair.compare_digests()
+    assert replica.state_digest() == pair.core.state_digest(), "replay of the records gave another state"
+    assert replica.business_digest() == pair.core.business_digest()
+    assert replica.check() == ""
+
+
+def _saved_and_loaded(shard: Shard, path: Path) -> Shard:
+    shard.save(str(path))
+    loaded = Shard.load(str(path))
+    path.unlink()
+    assert loaded.state_digest() == shard.state_digest(), "the snapshot holds another state"
+    assert loaded.business_digest() == shard.business_digest()
+    assert loaded.check() == ""
+    return loaded
+
+
+def _fails(seed: int, steps: list[Step]) -> str:
+    """What goes wrong when just these steps are run; digests are compared after each."""
+    pair = new_pair(seed)
+    try:
+        for step in steps:
+            pair.execute(step.method, step.request, step.now_ms)
+            if pair.core.state_digest() != pair.model.state_digest():
+                pair.compare_digests()
+        pair.compare_digests()
+    except AssertionError as mismatch:
+        return str(mismatch)
+    return ""
+
+
+def shrink(steps: list[Step], fails: Callable[[list[Step]], bool]) -> list[Step]:
+    """Leaves out ever smaller parts as long as it still fails (delta debugging)."""
+    part = len(steps) // 2
+    tries = 0
+    while part and tries < SHRINK_TRIES_MAX:
+        begin = 0
+        while begin < len(steps) and tries < SHRINK_TRIES_MAX:
+            tries += 1
+            shorter = steps[:begin] + steps[begin + part :]
+            if fails(shorter):
+                steps = shorter
+            else:
+                begin += part
+        part //= 2
+    return steps
+
+
+def _report(seed: int, steps: list[Step], mismatch: str) -> str:
+    lines = [f"seed {seed} ({PROFILES[seed % len(PROFILES)].name}), command {len(steps)}: {mismatch}"]
+    if _fails(seed, steps):
+        short = shrink(steps, lambda shorter: bool(_fails(seed, shorter)))
+        lines.append(f"shrunk to {len(short)} commands: {_fails(seed, short)}")
+    else:
+        short = steps[-10:]
+        lines.append("it takes the snapshot or the replay to fail; the last commands:")
+    for step in short:
+        name = REQUESTS[step.method].__name__ if step.method in REQUESTS else "Tick"
+        text = str(REQUESTS[step.method].FromString(step.request)) if step.method in REQUESTS else ""
+        lines.append(f"{step.now_ms} {name} " + " ".join(text.split()))
+    return "\n".join(lines)
+
+
+def seeds_for(commands: int, first: int) -> list[int]:
+    seeds = []
+    while commands > 0:
+        seeds.append(first + len(seeds))
+        commands -= commands_of(seeds[-1])
+    return seeds
+
+
+def run_seeds(seeds: list[int], folder: Path) -> None:
+    # Not forked: a child must not inherit what the test process loaded.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(PROCESSES) as pool:
+        for report in pool.imap_unordered(_run_one, [(seed, folder) for seed in seeds], chunksize=4):
+            if report:
+                pool.terminate()
+                pytest.fail(report, pytrace=False)
+
+
+def _run_one(work: tuple[int, Path]) -> str:
+    return run_seed(*work)
+
+
+@pytest.mark.native
+def test_core_on_a_million_seeded_commands_equals_the_model(tmp_path: Path) -> None:
+    if "EVEROPEN_SEED" in os.environ:
+        report = run_seed(int(os.environ["EVEROPEN_SEED"]), tmp_path)
+        assert not report, report
+        return
+    run_seeds(seeds_for(ORDINARY_COMMANDS, first=0), tmp_path)
+
+
+@pytest.mark.long
+def test_core_on_ten_million_seeded_commands_equals_the_model(tmp_path: Path) -> None:
+    run_seeds(seeds_for(LONG_COMMANDS, first=1_000_000), tmp_path)
+
+
+def test_shrink_of_a_failing_sequence_leaves_what_it_takes() -> None:
+    steps = [Step(number, b"", 0) for number in range(100)]
+    short = shrink(steps, lambda kept: {17, 60} <= {step.method for step in kept})
+    assert [step.method for step in short] == [17, 60]
