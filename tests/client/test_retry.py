@@ -30,5 +30,5 @@ def test_attempts_end_at_the_deadline_and_at_the_number_of_failures() -> None:
     assert attempts.remaining_s() == 0
     assert attempts.wait_s(UNAVAILABLE, True) is None
 
-    attempts = Attempts(RetryPolicy(failures_max=2), clock.now_s, Random(1), None)
+    attempts = Attempts(RetryPolicy(unavailable_max=2), clock.now_s, Random(1), None)
     assert [attempts.wait_s(UNAVAILABLE, True) is None for _ in range(3)] == [False, False, True]

@@ -79,7 +79,7 @@ class AsyncClient:
     As Client, with `await`. place_order calls that run at the same time share batches of one PlaceOrders stream, see
     order_stream.py; `batch_orders=False` sends each as a call of its own. `batches_in_flight` above 1 trades the
     fairness of small batches for throughput, which bulk senders want. At most `orders_waiting_max` orders wait for
-    answers; beyond that place_order waits for room.
+    answers; beyond that place_order waits for room. `on_batch` is told the size of each answered batch and its seconds.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class AsyncClient:
         batch_orders: bool = True,
         batches_in_flight: int = 1,
         orders_waiting_max: int = ORDERS_WAITING_MAX,
+        on_batch: Callable[[int, float], None] | None = None,
         random: Random | None = None,
         now_s: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = wall_clock_ms,
@@ -118,6 +119,7 @@ class AsyncClient:
             sleep=sleep,
             batches_in_flight=batches_in_flight,
             orders_waiting_max=orders_waiting_max,
+            on_batch=on_batch,
         )
 
     async def __aenter__(self) -> AsyncClient:

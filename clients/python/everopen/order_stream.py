@@ -52,6 +52,7 @@ class Batch:
 
     orders: list[Waiting]
     watchdog: asyncio.TimerHandle
+    sent_at_s: float
 
 
 class OrderStream:
@@ -67,13 +68,16 @@ class OrderStream:
         sleep: Callable[[float], Awaitable[None]],
         batches_in_flight: int = 1,
         orders_waiting_max: int = ORDERS_WAITING_MAX,
+        on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
+        """on_batch learns of each answered batch: how many orders it held, and how many seconds its answer took."""
         self._open_stream = open_stream
         self._policy = policy
         self._random = random
         self._now_s = now_s
         self._sleep = sleep
         self._batches_in_flight_max = batches_in_flight
+        self._on_batch = on_batch
         self._queue: deque[Waiting] = deque()
         self._in_flight: deque[Batch] = deque()
         # Room for orders, from the moment a caller brings one until it is answered.
@@ -125,7 +129,11 @@ class OrderStream:
         try:
             return await self._read(call)
         except grpc.RpcError as rpc_error:
-            return error_of_rpc(rpc_error)
+            error = error_of_rpc(rpc_error)
+            # grpc.aio reports a write into a broken connection as its own INTERNAL, over the status that broke it.
+            if error.code == grpc.StatusCode.INTERNAL and writer.done() and not writer.cancelled() and writer.result():
+                return error_of_code(grpc.StatusCode.UNAVAILABLE, "the connection broke while orders were sent")
+            return error
         except EveropenError as error:
             return error
         except asyncio.CancelledError:
@@ -139,7 +147,8 @@ class OrderStream:
             call.cancel()
             await asyncio.gather(writer, return_exceptions=True)
 
-    async def _write(self, call: PlaceOrdersCall) -> None:
+    async def _write(self, call: PlaceOrdersCall) -> bool:
+        """Ends when the call does; returns whether a write failed while the call was open."""
         while True:
             await self._until(lambda: bool(self._queue) and len(self._in_flight) < self._batches_in_flight_max)
             batch = self._take_batch(call)
@@ -148,8 +157,10 @@ class OrderStream:
             self._in_flight.append(batch)
             try:
                 await call.write(PlaceOrdersRequest(orders=[waiting.request for waiting in batch.orders]))
-            except (grpc.RpcError, asyncio.InvalidStateError):
-                return  # The call is over; its reader learns why.
+            except asyncio.InvalidStateError:
+                return False  # The call is over; its reader learns why.
+            except grpc.RpcError:
+                return True
 
     async def _read(self, call: PlaceOrdersCall) -> EveropenError:
         while True:
@@ -182,7 +193,7 @@ class OrderStream:
             return None
         # A stream that hangs would block every later order; its callers have given up by then.
         watchdog = asyncio.get_running_loop().call_later(self._policy.timeout_s, call.cancel)
-        return Batch(orders, watchdog)
+        return Batch(orders, watchdog, now_s)
 
     def _answer(self, response: PlaceOrdersResponse) -> None:
         if not self._in_flight:
@@ -191,6 +202,8 @@ class OrderStream:
         batch = self._in_flight.popleft()
         batch.watchdog.cancel()
         self._failures = 0
+        if self._on_batch is not None:
+            self._on_batch(len(batch.orders), self._now_s() - batch.sent_at_s)
         shed: list[tuple[Waiting, EveropenError]] = []
         for waiting, answer in zip(batch.orders, answers, strict=True):
             if not isinstance(answer, EveropenError):
@@ -223,7 +236,7 @@ class OrderStream:
             self._changed.set()
 
     def _give_up(self, waiting: Waiting, error: EveropenError, resumes_at_s: float) -> bool:
-        if waiting.deadline_s > resumes_at_s and waiting.failures <= self._policy.failures_max:
+        if waiting.deadline_s > resumes_at_s and not self._policy.is_spent(waiting.failures, error):
             return False
         fail(waiting, error)
         return True

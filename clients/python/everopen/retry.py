@@ -24,17 +24,21 @@ class RetryPolicy:
 
     A wait is drawn evenly from 0 to `initial_s` doubled with each failure up to `wait_s_max`, so that callers who
     failed together do not come back together. A server that names a wait gets that wait, and the drawn one on top.
+    `unavailable_max` bounds how often in a row the server may be found unavailable; 0: the first time is the last.
     """
 
     timeout_s: float = 10.0
     initial_s: float = 0.05
     wait_s_max: float = 2.0
-    failures_max: int = 100
+    unavailable_max: int = 1_000
 
     def wait_s(self, failures: int, random: random_module.Random) -> float:
         """failures: how many tries in a row failed, >= 1."""
         # The exponent is bounded because a float is not.
         return random.uniform(0, min(self.wait_s_max, self.initial_s * 2.0 ** min(failures - 1, 60)))
+
+    def is_spent(self, failures: int, error: EveropenError) -> bool:
+        return failures > self.unavailable_max and isinstance(error, Unavailable)
 
 
 def may_repeat(error: EveropenError, repeatable: bool) -> bool:
@@ -62,7 +66,7 @@ class Attempts:
     def wait_s(self, error: EveropenError, repeatable: bool) -> float | None:
         """How long to wait before the next try; None: there is none, hand the error to the caller."""
         self._failures += 1
-        if self._failures > self._policy.failures_max or not may_repeat(error, repeatable):
+        if self._policy.is_spent(self._failures, error) or not may_repeat(error, repeatable):
             return None
         wait_s = (error.retry_after_s or 0.0) + self._policy.wait_s(self._failures, self._random)
         return wait_s if wait_s < self.remaining_s() else None
