@@ -4,7 +4,8 @@
 cdef enum:
     ARENA_OBJECT_BYTES_MAX = 16384
     ARENA_CLASSES = ARENA_OBJECT_BYTES_MAX // 8 + 1
-    INDEX_SEGMENT_SHIFT = 12                   # bucket heads in a segment
+    INDEX_LINE_ENTRIES = 7
+    INDEX_LINE_LOAD = 5                        # entries per bucket on the average
 
 cdef extern from "<sys/mman.h>" nogil:
     int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MADV_HUGEPAGE
@@ -13,6 +14,12 @@ cdef extern from "<sys/mman.h>" nogil:
     int munmap(void* address, size_t size)
     int madvise(void* address, size_t size, int advice)
 
+cdef extern from *:
+    """
+    static const uint64_t INDEX_BYTES = (uint64_t)4 << 30;   /* of address space for each index: 320 million entries */
+    """
+    const uint64_t INDEX_BYTES
+
 cdef struct Arena:
     uint8_t* base                              # address space is reserved whole, memory comes with the first touch
     uint64_t reserved_bytes
@@ -20,20 +27,25 @@ cdef struct Arena:
     uint64_t used_bytes                        # of live objects
     uint32_t free_heads[ARENA_CLASSES]         # by size in granules; a free object's first word is the next one
 
-# Every hashed object begins like this.
-cdef struct Link:
-    uint32_t next, hash
-
 # A node of a doubly linked list, somewhere inside of an object.
 cdef struct Links:
     uint32_t prev, next
 
+# Seven entries and what follows them: one cache line, so that most look-ups cost one miss.
+cdef struct IndexLine:
+    uint32_t count, overflow                   # overflow: handle of the next line, when all seven are taken
+    uint32_t hashes[7]
+    uint32_t handles[7]
+
 cdef struct HashIndex:
-    uint32_t** segments
-    uint32_t segment_capacity
+    IndexLine* lines                           # one per bucket; address space is reserved whole
     uint64_t buckets, round                    # round: the greatest power of two <= buckets
     uint64_t count
 
+# Where a look-up stands.
+cdef struct Probe:
+    const IndexLine* line
+    uint32_t hash, at
 
 cdef inline void* arena_at(const Arena* arena, uint32_t handle) noexcept nogil:
     return arena.base + (<size_t>handle << 3)
@@ -45,18 +57,23 @@ cdef void* grown(void* block, size_t bytes) noexcept nogil:
     return bigger
 
 
+# Zeroed address space, `bytes` of it or, under a limit, what there is; memory comes with the first touch.
+cdef void* reserve_addresses(uint64_t* bytes) noexcept nogil:
+    cdef void* base
+    while bytes[0] >= (1 << 22):
+        base = mmap(NULL, bytes[0], PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        if base != MAP_FAILED:
+            return base
+        bytes[0] >>= 1
+    return NULL
+
+
 cdef int arena_init(Arena* arena) noexcept nogil:
     memset(arena, 0, sizeof(Arena))
     arena.reserved_bytes = <uint64_t>8 << 32   # all that 32-bit handles reach
-    while True:
-        arena.base = <uint8_t*>mmap(
-            NULL, arena.reserved_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
-        if arena.base != <uint8_t*>MAP_FAILED:
-            break
-        arena.reserved_bytes >>= 1             # a limit on address space: take what there is
-        if arena.reserved_bytes < (1 << 26):
-            arena.base = NULL
-            return 0
+    arena.base = <uint8_t*>reserve_addresses(&arena.reserved_bytes)
+    if arena.base == NULL:
+        return 0
     # A huge page saves 511 page faults and most TLB misses; where the kernel says no, nothing is lost.
     madvise(arena.base, arena.reserved_bytes, MADV_HUGEPAGE)
     arena.bump = 1                             # handle 0 means none
@@ -92,92 +109,133 @@ cdef void arena_destroy(Arena* arena) noexcept nogil:
         munmap(arena.base, arena.reserved_bytes)
 
 
-# Linear hashing (W. Litwin, VLDB 1980): bucket b of the next round is split off when the objects outnumber the buckets.
-cdef inline uint32_t* index_bucket(const HashIndex* index, uint32_t hash) noexcept nogil:
+# Linear hashing (W. Litwin, VLDB 1980): when the lines fill up, the next bucket of the round is split in two, so that no
+# order ever waits for the whole index. Entries carry their hashes: neither a split nor a miss looks at an object.
+cdef inline uint64_t bucket_of(const HashIndex* index, uint32_t hash) noexcept nogil:
     cdef uint64_t bucket = hash & (2 * index.round - 1)
-    if bucket >= index.buckets:
-        bucket = hash & (index.round - 1)
-    return &index.segments[bucket >> INDEX_SEGMENT_SHIFT][bucket & ((1 << INDEX_SEGMENT_SHIFT) - 1)]
+    return bucket if bucket < index.buckets else hash & (index.round - 1)
 
 
-cdef void index_add_segment(HashIndex* index) noexcept nogil:
-    cdef uint32_t segment = <uint32_t>(index.buckets >> INDEX_SEGMENT_SHIFT)
-    if segment >= index.segment_capacity:
-        index.segment_capacity = index.segment_capacity * 2 if index.segment_capacity else 16
-        index.segments = <uint32_t**>grown(index.segments, index.segment_capacity * sizeof(uint32_t*))
-    index.segments[segment] = <uint32_t*>calloc(1 << INDEX_SEGMENT_SHIFT, sizeof(uint32_t))
-    INVARIANT(index.segments[segment] != NULL, "out of memory")
-
-
-cdef void index_init(HashIndex* index) noexcept nogil:
+cdef int index_init(HashIndex* index, bint large) noexcept nogil:
+    cdef uint64_t bytes = INDEX_BYTES
     memset(index, 0, sizeof(HashIndex))
-    index_add_segment(index)
+    index.lines = <IndexLine*>reserve_addresses(&bytes)
+    if index.lines == NULL:
+        return 0
+    if large:
+        madvise(index.lines, bytes, MADV_HUGEPAGE)
     index.buckets = index.round = 1
+    return 1
 
 
-cdef void index_split(HashIndex* index, const Arena* arena) noexcept nogil:
+cdef void line_add(IndexLine* line, Arena* arena, uint32_t hash, uint32_t handle) noexcept nogil:
+    while line.count == INDEX_LINE_ENTRIES:
+        if line.overflow == 0:
+            line.overflow = arena_new(arena, sizeof(IndexLine))
+        line = <IndexLine*>arena_at(arena, line.overflow)
+    line.hashes[line.count] = hash
+    line.handles[line.count] = handle
+    line.count += 1
+
+
+cdef void index_split(HashIndex* index, Arena* arena) noexcept nogil:
     cdef uint64_t target = index.buckets
-    cdef uint32_t* source_head
-    cdef uint32_t* target_head
-    cdef uint32_t handle, following, kept = 0, moved = 0
-    cdef Link* link
-    source_head = index_bucket(index, <uint32_t>(target & (index.round - 1)))
-    if (target & ((1 << INDEX_SEGMENT_SHIFT) - 1)) == 0:
-        index_add_segment(index)
-    handle = source_head[0]
-    while handle:
-        link = <Link*>arena_at(arena, handle)
-        following = link.next
-        if (link.hash & (2 * index.round - 1)) == target:
-            link.next, moved = moved, handle
-        else:
-            link.next, kept = kept, handle
-        handle = following
-    source_head[0] = kept
-    target_head = &index.segments[target >> INDEX_SEGMENT_SHIFT][target & ((1 << INDEX_SEGMENT_SHIFT) - 1)]
-    target_head[0] = moved
+    cdef IndexLine* source = &index.lines[target & (index.round - 1)]
+    cdef IndexLine line = source[0]
+    cdef uint32_t i, overflow
+    INVARIANT((target + 1) * sizeof(IndexLine) <= INDEX_BYTES, "an index is full")
+    memset(source, 0, sizeof(IndexLine))
+    while True:
+        for i in range(line.count):
+            if (line.hashes[i] & (2 * index.round - 1)) == target:
+                line_add(&index.lines[target], arena, line.hashes[i], line.handles[i])
+            else:
+                line_add(source, arena, line.hashes[i], line.handles[i])
+        overflow = line.overflow
+        if overflow == 0:
+            break
+        line = (<IndexLine*>arena_at(arena, overflow))[0]
+        arena_free(arena, overflow, sizeof(IndexLine))
     index.buckets += 1
     if index.buckets == 2 * index.round:
         index.round = index.buckets
 
 
-cdef inline void index_insert(HashIndex* index, const Arena* arena, uint32_t handle, uint32_t hash) noexcept nogil:
-    cdef Link* link = <Link*>arena_at(arena, handle)
-    cdef uint32_t* head
-    if index.count >= index.buckets:
+cdef inline void index_insert(HashIndex* index, Arena* arena, uint32_t handle, uint32_t hash) noexcept nogil:
+    if index.count >= index.buckets * INDEX_LINE_LOAD:
         index_split(index, arena)
-    head = index_bucket(index, hash)
-    link.hash = hash
-    link.next = head[0]
-    head[0] = handle
+    line_add(&index.lines[bucket_of(index, hash)], arena, hash, handle)
     index.count += 1
 
 
-cdef void index_remove(HashIndex* index, const Arena* arena, uint32_t handle) noexcept nogil:
-    cdef Link* link = <Link*>arena_at(arena, handle)
-    cdef uint32_t* at = index_bucket(index, link.hash)
-    while at[0] != handle:
-        INVARIANT(at[0] != 0, "an object is not in its index")
-        at = &(<Link*>arena_at(arena, at[0])).next
-    at[0] = link.next
+# The last entry of the chain takes the place of the one that goes.
+cdef void index_remove(HashIndex* index, Arena* arena, uint32_t handle, uint32_t hash) noexcept nogil:
+    cdef IndexLine* last = &index.lines[bucket_of(index, hash)]
+    cdef IndexLine* before = NULL
+    cdef IndexLine* found = NULL
+    cdef uint32_t i, at = 0
+    while True:
+        for i in range(last.count):
+            if last.handles[i] == handle:
+                found = last
+                at = i
+        if last.overflow == 0:
+            break
+        before = last
+        last = <IndexLine*>arena_at(arena, last.overflow)
+    INVARIANT(found != NULL, "an object is not in its index")
+    last.count -= 1
+    found.hashes[at] = last.hashes[last.count]
+    found.handles[at] = last.handles[last.count]
     index.count -= 1
+    if last.count == 0 and before != NULL:
+        arena_free(arena, before.overflow, sizeof(IndexLine))
+        before.overflow = 0
+
+
+cdef inline Probe index_probe(const HashIndex* index, uint32_t hash) noexcept nogil:
+    cdef Probe probe
+    probe.line = &index.lines[bucket_of(index, hash)]
+    probe.hash = hash
+    probe.at = 0
+    return probe
+
+# The next object with the hash; 0: there is none. The caller compares the ids.
+cdef inline uint32_t probe_next(const Arena* arena, Probe* probe) noexcept nogil:
+    while True:
+        while probe.at < probe.line.count:
+            probe.at += 1
+            if probe.line.hashes[probe.at - 1] == probe.hash:
+                return probe.line.handles[probe.at - 1]
+        if probe.line.overflow == 0:
+            return 0
+        probe.line = <const IndexLine*>arena_at(arena, probe.line.overflow)
+        probe.at = 0
 
 
 cdef void index_destroy(HashIndex* index) noexcept nogil:
-    cdef uint64_t i
-    for i in range((index.buckets + (1 << INDEX_SEGMENT_SHIFT) - 1) >> INDEX_SEGMENT_SHIFT):
-        free(index.segments[i])
-    free(index.segments)
+    if index.lines != NULL:
+        munmap(index.lines, INDEX_BYTES)
 
 
-# Visiting every object of an index: start with cursor = handle = 0, end at 0. The order is arbitrary: never let it decide.
-cdef uint32_t index_each(const HashIndex* index, const Arena* arena, uint64_t* cursor, uint32_t handle) noexcept nogil:
-    if handle:
-        handle = (<Link*>arena_at(arena, handle)).next
-    while handle == 0 and cursor[0] < index.buckets:
-        handle = index.segments[cursor[0] >> INDEX_SEGMENT_SHIFT][cursor[0] & ((1 << INDEX_SEGMENT_SHIFT) - 1)]
-        cursor[0] += 1
-    return handle
+# Visiting every object of an index that does not change: start with cursor 0, end at handle 0. The order is arbitrary:
+# never let it decide anything.
+cdef uint32_t index_each(const HashIndex* index, const Arena* arena, uint64_t* cursor) noexcept nogil:
+    cdef const IndexLine* line
+    cdef uint64_t bucket = cursor[0] >> 16, at = cursor[0] & 0xFFFF, skip
+    while bucket < index.buckets:
+        line = &index.lines[bucket]
+        skip = at
+        while skip >= line.count and line.overflow:
+            skip -= line.count
+            line = <const IndexLine*>arena_at(arena, line.overflow)
+        if skip < line.count:
+            cursor[0] = bucket << 16 | (at + 1)
+            return line.handles[skip]
+        bucket += 1
+        at = 0
+    cursor[0] = bucket << 16
+    return 0
 
 
 cdef struct List:

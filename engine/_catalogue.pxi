@@ -1,32 +1,27 @@
 # Shops, locations, SKUs: found by id, put whole, retired, reclaimed.
 
 cdef uint32_t find_shop(State* s, Span id) noexcept nogil:
-    cdef uint32_t hash = index_hash(s, 0, id), handle = index_bucket(&s.shops, hash)[0]
-    while handle and not (shop_at(s, handle).link.hash == hash and span_equal(shop_id(shop_at(s, handle)), id)):
-        handle = shop_at(s, handle).link.next
+    cdef Probe probe = index_probe(&s.shops, index_hash(s, 0, id))
+    cdef uint32_t handle = probe_next(&s.arena, &probe)
+    while handle and not span_equal(shop_id(shop_at(s, handle)), id):
+        handle = probe_next(&s.arena, &probe)
     return handle
 
 
 cdef uint32_t find_location(State* s, uint32_t shop, Span id) noexcept nogil:
-    cdef uint32_t hash = index_hash(s, shop, id), handle = index_bucket(&s.locations, hash)[0]
-    cdef Location* location
-    while handle:
-        location = location_at(s, handle)
-        if location.link.hash == hash and location.shop == shop and span_equal(location_id(location), id):
-            return handle
-        handle = location.link.next
-    return 0
+    cdef Probe probe = index_probe(&s.locations, index_hash(s, shop, id))
+    cdef uint32_t handle = probe_next(&s.arena, &probe)
+    while handle and not (location_at(s, handle).shop == shop and span_equal(location_id(location_at(s, handle)), id)):
+        handle = probe_next(&s.arena, &probe)
+    return handle
 
 
 cdef uint32_t find_sku(State* s, uint32_t shop, Span id) noexcept nogil:
-    cdef uint32_t hash = index_hash(s, shop, id), handle = index_bucket(&s.skus, hash)[0]
-    cdef Sku* sku
-    while handle:
-        sku = sku_at(s, handle)
-        if sku.link.hash == hash and sku.shop == shop and span_equal(sku_id(sku), id):
-            return handle
-        handle = sku.link.next
-    return 0
+    cdef Probe probe = index_probe(&s.skus, index_hash(s, shop, id))
+    cdef uint32_t handle = probe_next(&s.arena, &probe)
+    while handle and not (sku_at(s, handle).shop == shop and span_equal(sku_id(sku_at(s, handle)), id)):
+        handle = probe_next(&s.arena, &probe)
+    return handle
 
 
 # Regions by number; 0: the shop never named it.
@@ -309,12 +304,16 @@ cdef uint8_t use_duration(Duration* durations, int slot, int64_t duration_ms) no
 
 cdef void set_safety_stock(State* s, uint32_t handle, const PutSku* c) noexcept nogil:
     cdef Sku* sku = sku_at(s, handle)
-    cdef uint32_t row = sku.rows, i
+    cdef uint32_t row, location, i
     cdef int64_t units
-    cdef bint grew = False
+    cdef bint made, grew = False
     sku.safety_stock = c.safety_stock
     for i in range(c.override_count):
-        row_for(s, handle, find_location(s, sku.shop, c.overrides[i].location_id))
+        location = find_location(s, sku.shop, c.overrides[i].location_id)
+        made = find_row(s, sku, location) == 0
+        row = row_for(s, handle, location)
+        if made:
+            row_at(s, row).safety_stock = 0    # so that coming to be does not look like growth
     row = sku.rows
     while row:
         units = c.safety_stock
@@ -348,7 +347,7 @@ cdef void reclaim_sku(State* s, uint32_t handle) noexcept nogil:
     s.holds[sku.ttl_slot].users -= 1
     s.windows[sku.window_slot].users -= 1
     count_out(s.whole, sku_digest(s, sku))
-    index_remove(&s.skus, &s.arena, handle)
+    index_remove(&s.skus, &s.arena, handle, index_hash(s, shop, sku_id(sku)))
     arena_free(&s.arena, handle, sizeof(Sku) + sku.id_size)
     shop_at(s, shop).refs -= 1
     reclaim_shop(s, shop)
@@ -361,7 +360,7 @@ cdef void reclaim_location(State* s, uint32_t handle) noexcept nogil:
     if location.status != STATUS_RETIRED or location.rows:
         return
     count_out(s.whole, location_digest(s, location))
-    index_remove(&s.locations, &s.arena, handle)
+    index_remove(&s.locations, &s.arena, handle, index_hash(s, shop_handle, location_id(location)))
     for i in range(shop.location_count):
         if shop.locations[i] == handle:
             shop.location_count -= 1
@@ -383,7 +382,7 @@ cdef void reclaim_shop(State* s, uint32_t handle) noexcept nogil:
         name = region_name(s, shop, <uint16_t>(i + 1))
         count_out(s.whole, region_digest(s, shop, name))
         arena_free(&s.arena, shop.regions[i], sizeof(Region) + name.size)
-    index_remove(&s.shops, &s.arena, handle)
+    index_remove(&s.shops, &s.arena, handle, index_hash(s, 0, shop_id(shop)))
     free(shop.costs)
     free(shop.regions)
     free(shop.locations)

@@ -34,12 +34,12 @@ cdef int check_state(State* s, char* text, size_t size) noexcept nogil:
 
 cdef int check_orders(State* s, Finding* finding) noexcept nogil:
     cdef uint64_t cursor = 0
-    cdef uint32_t handle = index_each(&s.orders, &s.arena, &cursor, 0)
+    cdef uint32_t handle = index_each(&s.orders, &s.arena, &cursor)
     cdef int holds = 1
     while handle:
         if not check_order(s, finding, order_at(s, handle)):
             holds = 0
-        handle = index_each(&s.orders, &s.arena, &cursor, handle)
+        handle = index_each(&s.orders, &s.arena, &cursor)
     return holds
 
 
@@ -97,7 +97,7 @@ cdef int check_order_ends(
 
 cdef int check_stock(State* s, Finding* finding, int holds) noexcept nogil:
     cdef uint64_t cursor = 0
-    cdef uint32_t handle = index_each(&s.skus, &s.arena, &cursor, 0), row
+    cdef uint32_t handle = index_each(&s.skus, &s.arena, &cursor), row
     while handle:
         row = sku_at(s, handle).rows
         while row:
@@ -105,7 +105,7 @@ cdef int check_stock(State* s, Finding* finding, int holds) noexcept nogil:
                 holds = 0
             row_at(s, row).taken = 0
             row = row_at(s, row).next
-        handle = index_each(&s.skus, &s.arena, &cursor, handle)
+        handle = index_each(&s.skus, &s.arena, &cursor)
     return holds
 
 
@@ -127,7 +127,7 @@ cdef int check_row(State* s, Finding* finding, const StockRow* row, int holds) n
 
 cdef int check_queues(State* s, Finding* finding) noexcept nogil:
     cdef uint64_t cursor = 0
-    cdef uint32_t handle = index_each(&s.skus, &s.arena, &cursor, 0), wait, length
+    cdef uint32_t handle = index_each(&s.skus, &s.arena, &cursor), wait, length
     cdef int64_t units
     cdef Sku* sku
     cdef Demand demand
@@ -146,7 +146,7 @@ cdef int check_queues(State* s, Finding* finding) noexcept nogil:
             wait = queue_next(s, wait)
         if units != sku.waiting or length != (queue_at(s, sku.queue).length if sku.queue else 0):
             return broken(finding, b"waiting units are not those of the queue", shop_id(shop_at(s, sku.shop)), sku_id(sku))
-        handle = index_each(&s.skus, &s.arena, &cursor, handle)
+        handle = index_each(&s.skus, &s.arena, &cursor)
     return 1
 
 
@@ -180,10 +180,10 @@ cdef int check_purchases(State* s, Finding* finding) noexcept nogil:
             before = purchase_at(s, handle).ends_at_ms
             units += purchase_at(s, handle).quantity
             handle = purchase_at(s, handle).links.next
-    handle = index_each(&s.usages, &s.arena, &cursor, 0)
+    handle = index_each(&s.usages, &s.arena, &cursor)
     while handle:
         units -= usage_at(s, handle).units
-        handle = index_each(&s.usages, &s.arena, &cursor, handle)
+        handle = index_each(&s.usages, &s.arena, &cursor)
     if units != 0:
         return broken(finding, b"units that count against buyer limits are not those of the purchases",
                       span_of(s.log_id, 0), span_of(s.log_id, 0))
@@ -227,7 +227,7 @@ cdef int check_digests(State* s, Finding* finding) noexcept nogil:
 
 cdef void sum_orders(State* s, uint64_t* business, uint64_t* whole) noexcept nogil:
     cdef uint64_t cursor = 0
-    cdef uint32_t handle = index_each(&s.orders, &s.arena, &cursor, 0), item
+    cdef uint32_t handle = index_each(&s.orders, &s.arena, &cursor), item
     cdef Order* order
     cdef Hash128 digest
     while handle:
@@ -248,12 +248,12 @@ cdef void sum_orders(State* s, uint64_t* business, uint64_t* whole) noexcept nog
             while item:
                 count_in(whole, purchase_digest(s, purchase_at(s, item)))
                 item = purchase_at(s, item).next_of_order
-        handle = index_each(&s.orders, &s.arena, &cursor, handle)
+        handle = index_each(&s.orders, &s.arena, &cursor)
 
 
 cdef void sum_catalogue(State* s, uint64_t* business, uint64_t* whole) noexcept nogil:
     cdef uint64_t cursor = 0
-    cdef uint32_t handle = index_each(&s.skus, &s.arena, &cursor, 0), item
+    cdef uint32_t handle = index_each(&s.skus, &s.arena, &cursor), item
     while handle:
         count_in(whole, sku_digest(s, sku_at(s, handle)))
         item = sku_at(s, handle).rows
@@ -261,19 +261,19 @@ cdef void sum_catalogue(State* s, uint64_t* business, uint64_t* whole) noexcept 
             count_in(business, stock_digest(s, row_at(s, item)))
             count_in(whole, stock_digest(s, row_at(s, item)))
             item = row_at(s, item).next
-        handle = index_each(&s.skus, &s.arena, &cursor, handle)
+        handle = index_each(&s.skus, &s.arena, &cursor)
     cursor = 0
-    handle = index_each(&s.locations, &s.arena, &cursor, 0)
+    handle = index_each(&s.locations, &s.arena, &cursor)
     while handle:
         count_in(whole, location_digest(s, location_at(s, handle)))
-        handle = index_each(&s.locations, &s.arena, &cursor, handle)
+        handle = index_each(&s.locations, &s.arena, &cursor)
     cursor = 0
-    handle = index_each(&s.shops, &s.arena, &cursor, 0)
+    handle = index_each(&s.shops, &s.arena, &cursor)
     while handle:
         count_in(whole, shop_digest(s, shop_at(s, handle)))
         for item in range(shop_at(s, handle).region_count):
             count_in(whole, region_digest(s, shop_at(s, handle), region_name(s, shop_at(s, handle), <uint16_t>(item + 1))))
-        handle = index_each(&s.shops, &s.arena, &cursor, handle)
+        handle = index_each(&s.shops, &s.arena, &cursor)
 
 
 cdef void sum_lists(State* s, uint64_t* whole) noexcept nogil:

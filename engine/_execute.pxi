@@ -8,12 +8,9 @@ cdef enum:
 cdef int state_init(State* s, const uint8_t* log_id, uint64_t seed) noexcept nogil:
     if not arena_init(&s.arena):
         return 0
-    index_init(&s.shops)
-    index_init(&s.locations)
-    index_init(&s.skus)
-    index_init(&s.orders)
-    index_init(&s.remembered)
-    index_init(&s.usages)
+    if not (index_init(&s.shops, False) and index_init(&s.locations, False) and index_init(&s.skus, False)
+            and index_init(&s.orders, True) and index_init(&s.remembered, False) and index_init(&s.usages, False)):
+        return 0
     memcpy(s.log_id, log_id, LOG_ID_BYTES)
     s.seed = seed
     return 1
@@ -22,19 +19,18 @@ cdef int state_init(State* s, const uint8_t* log_id, uint64_t seed) noexcept nog
 cdef void state_destroy(State* s) noexcept nogil:
     cdef uint64_t cursor = 0
     cdef uint32_t handle
-    if s.arena.base != NULL:
-        handle = index_each(&s.shops, &s.arena, &cursor, 0)
-        while handle:
-            free(shop_at(s, handle).costs)
-            free(shop_at(s, handle).regions)
-            free(shop_at(s, handle).locations)
-            handle = index_each(&s.shops, &s.arena, &cursor, handle)
-        index_destroy(&s.shops)
-        index_destroy(&s.locations)
-        index_destroy(&s.skus)
-        index_destroy(&s.orders)
-        index_destroy(&s.remembered)
-        index_destroy(&s.usages)
+    handle = index_each(&s.shops, &s.arena, &cursor) if s.shops.lines != NULL else 0
+    while handle:
+        free(shop_at(s, handle).costs)
+        free(shop_at(s, handle).regions)
+        free(shop_at(s, handle).locations)
+        handle = index_each(&s.shops, &s.arena, &cursor)
+    index_destroy(&s.shops)
+    index_destroy(&s.locations)
+    index_destroy(&s.skus)
+    index_destroy(&s.orders)
+    index_destroy(&s.remembered)
+    index_destroy(&s.usages)
     free(s.touched_orders)
     free(s.touched_rows)
     buffer_free(&s.scratch)
@@ -57,6 +53,7 @@ cdef int execute(State* s, int method, const uint8_t* data, size_t size, int64_t
     s.response.size = 0
     s.scratch.size = 0
     s.fault.code = CODE_OK
+    s.queued_match = 0
     s.now_ms = now_ms if now_ms > s.time_ms else s.time_ms
     s.current = s.sequence + 1
     verdict = handle(s, method, data, size, &reply, &command)
@@ -138,7 +135,6 @@ cdef int handle_order_command(State* s, int method, const OrderCommand* c, Reply
 cdef inline void run_matches_if(State* s, int verdict) noexcept nogil:
     if verdict == DECIDED and s.queued_match:
         run_matches(s)
-    s.queued_match = 0
 
 
 cdef int activate(State* s, const Activate* c, Reply* reply) noexcept nogil:

@@ -80,14 +80,11 @@ cdef void expire_order(State* s, uint32_t handle) noexcept nogil:
 
 # Buyer limits.
 cdef uint32_t find_usage(State* s, uint32_t sku, Span buyer) noexcept nogil:
-    cdef uint32_t hash = index_hash(s, sku, buyer), handle = index_bucket(&s.usages, hash)[0]
-    cdef Usage* usage
-    while handle:
-        usage = usage_at(s, handle)
-        if usage.link.hash == hash and usage.sku == sku and span_equal(usage_buyer(usage), buyer):
-            return handle
-        handle = usage.link.next
-    return 0
+    cdef Probe probe = index_probe(&s.usages, index_hash(s, sku, buyer))
+    cdef uint32_t handle = probe_next(&s.arena, &probe)
+    while handle and not (usage_at(s, handle).sku == sku and span_equal(usage_buyer(usage_at(s, handle)), buyer)):
+        handle = probe_next(&s.arena, &probe)
+    return handle
 
 
 cdef bint passes_window(State* s, uint32_t sku, Span buyer, int64_t units) noexcept nogil:
@@ -157,7 +154,7 @@ cdef void reduce_purchase(State* s, uint32_t handle, uint32_t units) noexcept no
     list_remove(&s.windows[purchase.slot].items, &s.arena, handle, purchase_links())
     usage.purchases -= 1
     if usage.purchases == 0:
-        index_remove(&s.usages, &s.arena, purchase.usage)
+        index_remove(&s.usages, &s.arena, purchase.usage, index_hash(s, sku, usage_buyer(usage)))
         arena_free(&s.arena, purchase.usage, sizeof(Usage) + usage.buyer_size)
     arena_free(&s.arena, handle, sizeof(Purchase))
     sku_at(s, sku).uses -= 1

@@ -1,14 +1,11 @@
 # PlaceOrder: one order against the inventory, all of it or nothing.
 
 cdef uint32_t find_order(State* s, uint32_t shop, Span id) noexcept nogil:
-    cdef uint32_t hash = index_hash(s, shop, id), handle = index_bucket(&s.orders, hash)[0]
-    cdef Order* order
-    while handle:
-        order = order_at(s, handle)
-        if order.link.hash == hash and order.shop == shop and span_equal(order_id(order), id):
-            return handle
-        handle = order.link.next
-    return 0
+    cdef Probe probe = index_probe(&s.orders, index_hash(s, shop, id))
+    cdef uint32_t handle = probe_next(&s.arena, &probe)
+    while handle and not (order_at(s, handle).shop == shop and span_equal(order_id(order_at(s, handle)), id)):
+        handle = probe_next(&s.arena, &probe)
+    return handle
 
 
 cdef int place_order(State* s, const PlaceOrder* c, Reply* reply) noexcept nogil:

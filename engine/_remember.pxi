@@ -2,16 +2,15 @@
 # window in logged time, in a table with a bound; a full table refuses new work rather than forget early.
 
 cdef uint32_t find_remembered(State* s, uint32_t shop, int kind, Span id) noexcept nogil:
-    cdef uint32_t hash = index_hash(s, shop, id)
-    cdef uint32_t handle = index_bucket(&s.remembered, hash)[0]
+    cdef Probe probe = index_probe(&s.remembered, index_hash(s, shop, id))
+    cdef uint32_t handle = probe_next(&s.arena, &probe)
     cdef Remembered* remembered
     while handle:
         remembered = <Remembered*>arena_at(&s.arena, handle)
-        if (remembered.link.hash == hash and remembered.shop == shop and remembered.kind == kind
-                and span_equal(remembered_id(remembered), id)):
-            return handle
-        handle = remembered.link.next
-    return 0
+        if remembered.shop == shop and remembered.kind == kind and span_equal(remembered_id(remembered), id):
+            break
+        handle = probe_next(&s.arena, &probe)
+    return handle
 
 
 # A known id: KNOWN with the original answer, or FAULT for other content. 0: not known.
@@ -95,7 +94,7 @@ cdef void forget_oldest(State* s) noexcept nogil:
     cdef Remembered* remembered = <Remembered*>arena_at(&s.arena, handle)
     cdef uint32_t shop = remembered.shop
     count_out(s.whole, remembered_digest(s, remembered))
-    index_remove(&s.remembered, &s.arena, handle)
+    index_remove(&s.remembered, &s.arena, handle, index_hash(s, shop, remembered_id(remembered)))
     s.remembered_head = remembered.next
     if s.remembered_head == 0:
         s.remembered_tail = 0

@@ -43,28 +43,28 @@ cdef void place(SnapshotWriter* w, int item, uint32_t shop_handle, uint32_t hand
 cdef void place_everything(SnapshotWriter* w) noexcept nogil:
     cdef State* s = w.s
     cdef uint64_t cursor = 0
-    cdef uint32_t handle = index_each(&s.shops, &s.arena, &cursor, 0)
+    cdef uint32_t handle = index_each(&s.shops, &s.arena, &cursor)
     w.placed = <Placed*>grown(NULL, (s.shops.count + s.locations.count + s.skus.count + s.orders.count
                                      + s.remembered.count + 1) * sizeof(Placed))
     while handle:
         place(w, ITEM_SHOP, handle, handle, shop_id(shop_at(s, handle)))
         ranks_add_list(&w.queued, s, shop_at(s, handle).queued.head, queued_links())
-        handle = index_each(&s.shops, &s.arena, &cursor, handle)
+        handle = index_each(&s.shops, &s.arena, &cursor)
     cursor = 0
-    handle = index_each(&s.locations, &s.arena, &cursor, 0)
+    handle = index_each(&s.locations, &s.arena, &cursor)
     while handle:
         place(w, ITEM_LOCATION, location_at(s, handle).shop, handle, location_id(location_at(s, handle)))
-        handle = index_each(&s.locations, &s.arena, &cursor, handle)
+        handle = index_each(&s.locations, &s.arena, &cursor)
     cursor = 0
-    handle = index_each(&s.skus, &s.arena, &cursor, 0)
+    handle = index_each(&s.skus, &s.arena, &cursor)
     while handle:
         place(w, ITEM_SKU, sku_at(s, handle).shop, handle, sku_id(sku_at(s, handle)))
-        handle = index_each(&s.skus, &s.arena, &cursor, handle)
+        handle = index_each(&s.skus, &s.arena, &cursor)
     cursor = 0
-    handle = index_each(&s.orders, &s.arena, &cursor, 0)
+    handle = index_each(&s.orders, &s.arena, &cursor)
     while handle:
         place(w, ITEM_ORDER, order_at(s, handle).shop, handle, order_id(order_at(s, handle)))
-        handle = index_each(&s.orders, &s.arena, &cursor, handle)
+        handle = index_each(&s.orders, &s.arena, &cursor)
     handle = s.remembered_head
     while handle:
         place(w, ITEM_REMEMBERED, (<Remembered*>arena_at(&s.arena, handle)).shop, handle,

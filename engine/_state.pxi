@@ -30,7 +30,6 @@ cdef struct Hash128:
     uint64_t low, high
 
 cdef struct Shop:
-    Link link
     uint32_t refs                              # SKUs, locations, orders, remembered ids
     uint32_t live                              # SKUs and locations that are not retired
     Hash128 key, content
@@ -47,7 +46,6 @@ cdef struct Region:
     uint8_t size
 
 cdef struct Location:
-    Link link
     uint32_t shop, priority
     uint32_t rows, stocked_rows                # stock rows that name it; those with units on hand
     Hash128 key, content
@@ -58,7 +56,6 @@ cdef struct Location:
     uint8_t status, kind, id_size
 
 cdef struct Sku:
-    Link link
     uint32_t shop, rows, row_count, stocked_rows
     uint32_t uses                              # lines of orders and purchases in memory
     uint32_t queue                             # Queue, while a backorder waits
@@ -79,9 +76,8 @@ cdef struct StockRow:
     int64_t taken                              # scratch of the planner, 0 at rest
     Hash128 digest
 
-# 80 bytes; then lines, placed_at_ms if given, allocations at acceptance, order_id, buyer_id.
+# 72 bytes; then lines, placed_at_ms if given, allocations at acceptance, order_id, buyer_id.
 cdef struct Order:
-    Link link
     Hash128 content
     uint64_t sequence
     int64_t accepted_at_ms, expires_at_ms
@@ -140,14 +136,12 @@ cdef struct Purchase:
     uint8_t slot
 
 cdef struct Usage:
-    Link link
     uint32_t sku, purchases
     int64_t units
     uint8_t buyer_size
 
 # An id that is used up without an order: a refusal, an adjustment, a transfer.
 cdef struct Remembered:
-    Link link
     Hash128 content
     uint64_t sequence
     int64_t time_ms
