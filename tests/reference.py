@@ -160,18 +160,22 @@ class Model(Orders):
         self._accept_put(sku, request)
         sku.settings.buyer_window_ms = request.buyer_window_ms or fields.DAY_MS
         sku.settings.reserve_ttl_ms = request.reserve_ttl_ms or RESERVE_TTL_MS_DEFAULT
-        before = {row: row.safety_stock for row in sku.rows.values()}
-        for location_id in safety_stock:
-            self.row_for(sku, shop.locations[location_id])
-        for row in sku.rows.values():
-            row.safety_stock = safety_stock.get(row.location.id, request.safety_stock)
-            if row.location.id in safety_stock or row.safety_stock != before[row]:
-                self.changed_rows[row] = None
-        if any(row.safety_stock < before[row] for row in before):
-            self.put_on_list(sku)
+        if request.status != RETIRED:
+            self._set_safety_stock(sku, safety_stock)
         self.match_if_listed()
         self.reclaim(shop)
         return self._answer_put(fields.PUT_SKU, outcomes.OUTCOME_APPLIED, sku)
+
+    def _set_safety_stock(self, sku: Sku, overrides: dict[str, int]) -> None:
+        before = {row: row.safety_stock for row in sku.rows.values()}
+        for location_id in overrides:
+            self.row_for(sku, sku.shop.locations[location_id])
+        for row in sku.rows.values():
+            row.safety_stock = overrides.get(row.location.id, sku.settings.safety_stock)
+            if row.location.id in overrides or row.safety_stock != before[row]:
+                self.changed_rows[row] = None
+        if any(row.safety_stock < before[row] for row in before):
+            self.put_on_list(sku)
 
     def _check_revision(self, entity: Shop | Location | Sku | None, request: Any) -> None:
         if request.HasField("if_revision") and request.if_revision != (entity.revision if entity else 0):
