@@ -73,29 +73,53 @@ def journal_durable(path):
     return dict(slot)
 
 
+def drop_segments_before(path, uint64_t sequence):
+    """Removes the segments whose records are all covered by the snapshot at `sequence`, and returns how many.
+
+    The snapshot and the directory it lies in must be synced. Oldest first and the directory synced after each, so that
+    a crash leaves no gap. The last segment stays, so it can be called while a leader writes.
+    """
+    headers = journal_segments(path)
+    dropped = 0
+    for header, following in zip(headers, headers[1:]):
+        if following["first_sequence"] > sequence + 1:
+            break
+        os.unlink(os.path.join(path, f"{header['segment']:020d}.log"))
+        _sync_path(path)
+        dropped += 1
+    return dropped
+
+
 cdef class JournalReader:
     """Records of a shard's log in order, from `from_sequence` on, up to and with `until_sequence` (None: to the end).
+
+    `from_sequence` None means all that is there, with the first segments even if they hold no records.
 
     Iterates over (sequence, record). Raises JournalDamaged, JournalFormatError or OSError; nothing is repaired or
     skipped. While a leader writes, give `until_sequence` or use follow(): the block it is writing would look torn.
     """
     cdef LogReader reader
+    cdef bint at_segment_end
     cdef readonly str path
 
     def __cinit__(self):
         log_init(&self.reader, -1)
 
-    def __init__(self, path, uint64_t from_sequence=1, until_sequence=None):
+    def __init__(self, path, from_sequence=1, until_sequence=None):
         cdef uint64_t segment = 0
         cdef int code
         self.path = os.fspath(path)
         durable = journal_durable(self.path)
         headers = journal_segments(self.path)
         if not headers:
-            raise JournalDamaged(self.path, 0, from_sequence, "there is no segment")
-        for header in headers:
-            if header["first_sequence"] <= from_sequence:
-                segment = header["segment"]
+            raise JournalDamaged(self.path, 0, from_sequence or 0, "there is no segment")
+        if from_sequence is None:
+            segment = headers[0]["segment"]
+            from_sequence = headers[0]["first_sequence"]
+        else:
+            for header in headers:
+                if header["first_sequence"] <= from_sequence:
+                    segment = header["segment"]
         if segment == 0:
             begins = headers[0]["first_sequence"]
             raise JournalDamaged(self.path, 0, from_sequence,
@@ -157,6 +181,18 @@ cdef class JournalReader:
             _raise_log_fault(&self.reader, self.path)
         return self.reader.sequence - 1
 
+    def scan_segment(self):
+        """Proves one segment; `position` tells about it. True: another one follows. Not to be mixed with iteration."""
+        cdef int code
+        if self.reader.dir_fd < 0:
+            raise ValueError("the reader is closed")
+        with nogil:
+            code = log_segment_end(&self.reader, self.at_segment_end)
+        self.at_segment_end = code == LOG_RECORD
+        if code != LOG_RECORD and code != LOG_END:
+            _raise_log_fault(&self.reader, self.path)
+        return self.at_segment_end
+
     def follow(self):
         """Lets the reader go on up to what the leader has published, and returns that sequence (0: nothing yet)."""
         durable = journal_durable(self.path)
@@ -175,6 +211,7 @@ cdef class JournalReader:
         return {
             "log_id": bytes(self.reader.header.log_id[:16]), "epoch": self.reader.header.epoch,
             "segment": self.reader.header.segment, "segment_bytes": self.reader.header.segment_bytes,
+            "segment_first_sequence": self.reader.header.first_sequence,
             "offset": self.reader.offset, "crc": self.reader.chain, "sequence": self.reader.sequence,
             "blocks": self.reader.blocks, "seals": self.reader.seals,
             "tail": (None, "unread", "limit", "clean", "sealed", "torn")[self.reader.tail],
@@ -236,8 +273,8 @@ cdef class JournalWriter:
     """The log of one shard, open for writing: locked, its tail decided, in a new epoch and a new segment.
 
     `log_id` (16 bytes): of a new log, random if None; of an existing one, what it must be. `first_sequence` is for a
-    new log. Raises JournalLocked, JournalDamaged, JournalFormatError, OSError. After that a failed write or sync ends the
-    process with status 70.
+    new log. Raises JournalLocked, JournalDamaged, JournalFormatError, OSError. After that a failed write or sync ends
+    the process with status 70.
     """
     cdef Journal journal
     cdef readonly str path
@@ -295,7 +332,8 @@ cdef class JournalWriter:
                 raise JournalDamaged(self.path, 0, end["sequence"], "it belongs to another log (log_id)")
             log_id, first_sequence, previous_bytes = end["log_id"], end["sequence"], end["offset"]
             self.journal.chain = end["crc"]
-            self.journal.epoch = end["epoch"] + 1
+            # Also above an epoch of which only `durable` is left: two leaders never share one.
+            self.journal.epoch = max(end["epoch"], durable["epoch"] if durable else 0) + 1
             self.journal.segment = end["segment"] + 1
         elif durable is not None and durable["sequence"]:
             raise JournalDamaged(self.path, 0, durable["sequence"], "all segments are missing")
@@ -378,6 +416,10 @@ cdef class JournalWriter:
         if code != JOURNAL_OK:
             raise ValueError("not a record: its length field or its size is wrong" if self.lock_fd >= 0 else "closed")
         return sequence
+
+    def has_room(self):
+        """Whether the next append will be taken, whatever its size."""
+        return journal_has_room(&self.journal)
 
     def kick(self):
         """Wakes the sync thread: once after a batch of appends, so that they become one block."""

@@ -21,7 +21,7 @@ cdef enum:
 
     RECORD_BYTES_MIN = 5                 # its length and one byte more
     RECORD_BYTES_MAX = 4194304
-    BLOCK_BYTES_MAX = 8388608
+    BLOCK_BYTES_MAX = 9437184            # holds two of the largest records
     SEGMENT_BYTES_MIN = 16384
     SEGMENT_BYTES_DEFAULT = 67108864
     JOURNAL_STAGED_BYTES_MAX = 67108864
@@ -139,8 +139,9 @@ cdef uint64_t segment_block_bytes_max(uint64_t segment_bytes) noexcept nogil:
 
 
 cdef uint64_t segment_record_bytes_max(uint64_t segment_bytes) noexcept nogil:
-    """At most half a block, so that cutting the staged records into blocks wastes at most half of each."""
-    cdef uint64_t half = block_payload_max(segment_block_bytes_max(segment_bytes)) // 2
+    """A record alone takes at most half of the largest block, so that a cut into blocks wastes less than half."""
+    cdef uint64_t half_units = segment_block_bytes_max(segment_bytes) // BLOCK_UNIT_BYTES // 2
+    cdef uint64_t half = block_payload_max(half_units * BLOCK_UNIT_BYTES)
     return half if half < <uint64_t>RECORD_BYTES_MAX else <uint64_t>RECORD_BYTES_MAX
 
 

@@ -45,6 +45,7 @@ cdef struct LogReader:
     size_t payload_at
     uint32_t records_left
     bint last_is_seal
+    bint one_segment                     # stop where the successor seals this one
     int tail
     uint64_t blocks
     uint64_t seals
@@ -337,6 +338,8 @@ cdef int log_next_block(LogReader* r) noexcept nogil:
             r.tail = LOG_TAIL_LIMIT
             return LOG_END
         if r.sealed_bytes and r.offset == r.sealed_bytes:
+            if r.one_segment:
+                return LOG_END
             code = log_segment_advance(r)
         elif r.sealed_bytes:
             code = log_block_prove(r, &h, &block, r.sealed_bytes)
@@ -431,4 +434,18 @@ cdef int log_end(LogReader* r) noexcept nogil:
     cdef int code = LOG_RECORD
     while code == LOG_RECORD:
         code = log_next(r, &record, &size, &sequence)
+    return code
+
+
+cdef int log_segment_end(LogReader* r, bint advance) noexcept nogil:
+    """Proves the segment it stands in, or the next one. LOG_RECORD: it stands at its sealed end; else as log_next."""
+    cdef int code = log_segment_advance(r) if advance else LOG_RECORD
+    if code != LOG_RECORD:
+        return code
+    r.one_segment = True
+    code = log_end(r)
+    r.one_segment = False
+    if (code == LOG_END and r.sequence <= r.until_sequence and r.payload_bytes == 0
+            and r.sealed_bytes and r.offset == r.sealed_bytes):
+        return LOG_RECORD
     return code

@@ -147,9 +147,8 @@ cdef inline uint64_t journal_records_end(Journal* j) noexcept nogil:
     return j.segment_bytes - BLOCK_UNIT_BYTES
 
 
-cdef bint journal_has_place(Journal* j, uint64_t payload_bytes) noexcept nogil:
-    """Whether so much has a preallocated place behind what is being drained. The lock is held."""
-    cdef uint64_t needed = journal_disk_bytes(j, payload_bytes)
+cdef bint journal_has_place(Journal* j, uint64_t needed) noexcept nogil:
+    """Whether so many bytes have a preallocated place behind what is being drained. The lock is held."""
     if j.plan_offset + needed <= journal_records_end(j):
         return True
     return j.prepared and not j.plan_in_next and SEGMENT_HEADER_BYTES + needed <= journal_records_end(j)
@@ -168,6 +167,20 @@ cdef void journal_kick(Journal* j) noexcept nogil:
     pthread_mutex_unlock(&j.lock)
 
 
+cdef int journal_no_place(Journal* j) noexcept nogil:
+    """Asks for another try at preallocation. The lock is held."""
+    j.prepare_wanted = True
+    pthread_cond_signal(&j.prepare)
+    return JOURNAL_NO_SPACE if j.prepare_failed else JOURNAL_FULL
+
+
+cdef void journal_refused(Journal* j, int code) noexcept nogil:
+    """The lock is held."""
+    journal_kick_locked(j)
+    j.stats.refused_full += code == JOURNAL_FULL
+    j.stats.refused_no_space += code == JOURNAL_NO_SPACE
+
+
 cdef int journal_append(Journal* j, const uint8_t* record, size_t size) noexcept nogil:
     """Stages a record as the next sequence, or refuses and changes nothing. Wakes nobody unless it refuses."""
     cdef int code = JOURNAL_OK
@@ -178,34 +191,46 @@ cdef int journal_append(Journal* j, const uint8_t* record, size_t size) noexcept
         code = JOURNAL_CLOSED
     elif j.staged_bytes + j.draining_bytes + size > j.staged_bytes_max:
         code = JOURNAL_FULL
-    elif not journal_has_place(j, j.staged_bytes + size):
-        code = JOURNAL_NO_SPACE if j.prepare_failed else JOURNAL_FULL
-        j.prepare_wanted = True
-        pthread_cond_signal(&j.prepare)
+    elif not journal_has_place(j, journal_disk_bytes(j, j.staged_bytes + size)):
+        code = journal_no_place(j)
     if code == JOURNAL_OK:
         memcpy(j.staged + j.staged_bytes, record, size)
         j.staged_bytes += size
         eo_store64(&j.next_sequence, j.next_sequence + 1)
     else:
-        journal_kick_locked(j)
-        j.stats.refused_full += code == JOURNAL_FULL
-        j.stats.refused_no_space += code == JOURNAL_NO_SPACE
+        journal_refused(j, code)
     pthread_mutex_unlock(&j.lock)
     return code
 
 
-cdef bint journal_has_room(Journal* j) noexcept nogil:
-    """Whether the largest record would be taken now. To be asked before a command changes anything."""
-    cdef bint room
+cdef int journal_room(Journal* j) noexcept nogil:
+    """JOURNAL_OK: the next append, of the same thread and of any size, will not be refused. Ask before changing state.
+
+    Meanwhile the sync thread may take what is staged, so that the record gets a block of its own, and write a seal.
+    """
+    cdef uint64_t needed, apart
+    cdef int code = JOURNAL_OK
     pthread_mutex_lock(&j.lock)
-    room = (not j.stopping and j.staged_bytes + j.draining_bytes + j.record_bytes_max <= j.staged_bytes_max
-            and journal_has_place(j, j.staged_bytes + j.record_bytes_max))
-    if UNLIKELY(not room):
-        j.prepare_wanted = True
-        pthread_cond_signal(&j.prepare)
-        journal_kick_locked(j)
+    needed = journal_disk_bytes(j, j.staged_bytes + j.record_bytes_max)
+    apart = journal_disk_bytes(j, j.record_bytes_max)
+    if j.staged_bytes:
+        apart += journal_disk_bytes(j, j.staged_bytes)
+    if apart > needed:
+        needed = apart
+    if j.stopping:
+        code = JOURNAL_CLOSED
+    elif j.staged_bytes + j.draining_bytes + j.record_bytes_max > j.staged_bytes_max:
+        code = JOURNAL_FULL
+    elif not journal_has_place(j, needed + BLOCK_UNIT_BYTES):
+        code = journal_no_place(j)
+    if code != JOURNAL_OK:
+        journal_refused(j, code)
     pthread_mutex_unlock(&j.lock)
-    return room
+    return code
+
+
+cdef inline bint journal_has_room(Journal* j) noexcept nogil:
+    return journal_room(j) == JOURNAL_OK
 
 
 cdef bint journal_wait_durable(Journal* j, uint64_t sequence, uint64_t until_ns) noexcept nogil:
@@ -235,7 +260,7 @@ cdef void journal_write_all(Journal* j, int fd, const uint8_t* data, size_t size
 
 
 cdef void journal_publish(Journal* j) noexcept nogil:
-    """Everything before block_sequence is durable: into the file before anybody can act on it, then memory, then wake."""
+    """All before block_sequence is durable: into the file before anybody can act on it, then memory, then wake."""
     cdef DurableSlot slot
     cdef uint64_t one = 1
     j.durable_count += 1
