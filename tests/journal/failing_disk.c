@@ -1,5 +1,5 @@
-/* Preloaded into a child: a disk that fails on command. failing_disk(call, error, after) lets `after` more calls of that
- * kind pass and fails all that follow with `error`; error 0 heals it, error -1 makes one write short. */
+/* Preloaded into a child: a disk that fails on command. failing_disk(call, error, after) lets `after` more calls of
+ * that kind pass and fails all that follow with `error`; error 0 heals it, error -1 makes one write short. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -21,8 +21,10 @@ static int fails(const char *call) {
     return strcmp(failing, call) == 0 && failing_error && __atomic_fetch_sub(&passing, 1, __ATOMIC_SEQ_CST) <= 0;
 }
 
+typedef ssize_t write_call(int, const void *, size_t, off_t);
+
 static ssize_t write_at(const char *name, int fd, const void *data, size_t size, off_t at) {
-    ssize_t (*real)(int, const void *, size_t, off_t) = (ssize_t (*)(int, const void *, size_t, off_t))dlsym(RTLD_NEXT, name);
+    write_call *real = (write_call *)dlsym(RTLD_NEXT, name);
     if (fails("pwrite")) {
         if (failing_error != -1) { errno = failing_error; return -1; }
         failing_error = 0;
