@@ -24,7 +24,7 @@ from engine._core import PLACE_ORDER, JournalReader
 from engine.latency import Latencies
 from engine.local import LocalEngine, Verdict, audit
 from engine.record import Record
-from engine.report import Report
+from engine.report import Report, curve
 from engine.seeding import Seeder
 from everopen.v1.order_service_pb2 import (
     CancelOrderResponse,
@@ -42,6 +42,7 @@ STEP_S = 0.01
 # Of the buyers whose order is placed, as many as these at a time pay, cancel, and see their goods leave.
 FOLLOWERS = 4
 WAITING_FOR_FOLLOWERS_MAX = 64
+DONE = {"pay": "paid", "cancel": "cancelled", "ship": "shipped"}
 
 
 @dataclass(slots=True)
@@ -214,29 +215,38 @@ class Load:
 def report(tally: Tally, verdict: Verdict, logged: int) -> Report:
     table = Report()
     table.section("Orders")
+    seconds = [tally.per_second[second] for second in range(int(tally.seconds))]
     table.add("answered", tally.answered, f"of {tally.sent:,} sent in {tally.seconds:.1f} s")
-    table.add("a second, mean", f"{tally.answered / tally.seconds:,.0f}")
-    table.add("a second, most", max(tally.per_second.values(), default=0))
+    hours = f"{night.clock(night.BEGINS_HOUR)} {curve(seconds)} {night.clock(night.ENDS_HOUR)}"
+    table.add("a second, mean", f"{tally.answered / tally.seconds:,.0f}", hours)
+    table.add("a second, most", max(seconds, default=0), "while a live-stream room was on")
     batches = tally.batches.total()
-    mean = tally.answered / max(1, batches)
+    largest = max(tally.batches, default=0)
     table.add(
-        "in a batch, mean", f"{mean:.1f}", f"{batches:,} batches, the largest of {max(tally.batches, default=0):,}"
+        "in a batch, mean", f"{tally.answered / max(1, batches):.1f}", f"{batches:,} batches, at most {largest:,}"
     )
-    table.section("Answers")
-    for outcome, count in sorted(tally.outcomes.items()):
-        units = f"{tally.units:,} units" if outcome == everopen.PLACED else "refused"
-        table.add(everopen.outcome_name(outcome), count, units)
-    for (name, outcome), count in sorted(tally.commands.items()):
-        remark = "" if outcome == everopen.APPLIED else "as it should be: not paid yet"
-        table.add(f"{name} {everopen.outcome_name(outcome)}", count, remark)
-    for error, count in tally.errors.most_common(3):
-        table.add("ERRORS", count, error)
+    _add_answers(table, tally)
     table.section("Latency, from the call to the durable answer")
-    table.add("order", "", str(tally.orders))
-    table.add("pay, cancel, ship", "", str(tally.commands_took))
+    table.add("order", f"{tally.orders.count:,}", str(tally.orders))
+    table.add("pay, cancel, ship", f"{tally.commands_took.count:,}", str(tally.commands_took))
     table.section("Proof, after the engine stopped")
     placed = tally.outcomes[everopen.PLACED]
+    same = logged == placed
     table.add("acknowledged", placed, "orders were answered PLACED")
-    table.add("in the log", logged, "the same orders" if logged == placed else "records say PLACED: NOT THE SAME")
-    table.section(verdict.text)
+    remark = "orders are in the log as PLACED, the same" if same else "orders are in the log as PLACED: NOT THE SAME"
+    table.add("logged", logged, remark, style="green" if same else "bold red")
+    table.section(verdict.text, style="bold green" if verdict.holds else "bold red")
     return table
+
+
+def _add_answers(table: Report, tally: Tally) -> None:
+    table.section("Answers")
+    for outcome, count in sorted(tally.outcomes.items()):
+        remark = f"orders, {tally.units:,} units" if outcome == everopen.PLACED else "orders refused"
+        table.add(everopen.outcome_name(outcome), count, remark)
+    for (name, outcome), count in sorted(tally.commands.items()):
+        applied = outcome == everopen.APPLIED
+        remark = f"orders {DONE[name]}" if applied else "attempts to ship before payment, refused as they should be"
+        table.add(name if applied else f"{name}, {everopen.outcome_name(outcome)}", count, remark)
+    for error, count in tally.errors.most_common(3):
+        table.add("ERRORS", count, error, style="bold red")
