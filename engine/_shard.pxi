@@ -153,15 +153,17 @@ cdef class Shard:
         """
         cdef const char* reason = NULL
         cdef uint64_t count = 0
+        cdef uint64_t sequence = 0
         cdef int code = LOG_RECORD
         with nogil:
             while count < records_max:
+                sequence = self.state.sequence + 1     # the record's own: a mismatch shows only after it was executed
                 code = replay_next(self.state, &reader.reader, &reason)
                 if code != LOG_RECORD:
                     break
                 count += 1
         if reason != NULL:
-            raise ReplayMismatch(self.state.sequence + 1, reason.decode())
+            raise ReplayMismatch(sequence, reason.decode())
         if code != LOG_RECORD and code != LOG_END:
             _raise_log_fault(&reader.reader, reader.path)
         return count

@@ -11,10 +11,10 @@ import orjson
 import pytest
 
 from engine import rebuild
-from engine._core import Shard
+from engine._core import JournalWriter, Shard
 from everopen.v1 import inventory_service_pb2 as inventory
 from everopen.v1 import order_service_pb2 as orders
-from tests.serving import Client, Server, adjustment, batch, everopen, order
+from tests.serving import SEGMENT_BYTES, Client, Server, adjustment, batch, everopen, order
 
 HOLDS = re.compile(r"audit: holds, (\d+) records, state digest ([0-9a-f]{32}), business digest ([0-9a-f]{32})")
 MADE = re.compile(
@@ -124,6 +124,22 @@ def test_audit_of_a_damaged_log_fails_and_names_the_place(data_dir: Path) -> Non
     assert failed.returncode == 4
     assert segment.name in failed.stderr
     assert "holds" not in failed.stdout
+
+
+def test_record_that_says_what_did_not_happen_is_neither_served_nor_held(data_dir: Path) -> None:
+    """Blocks, checksums and lengths are right; only replay can see that an effect is not what the command does."""
+    shard = data_dir / "shard-0000"
+    log = rebuild.extent(shard)
+    records = list(rebuild.records(log, 1, log.last_sequence))
+    shutil.rmtree(shard)
+    with JournalWriter(str(shard), log_id=log.log_id, segment_bytes=SEGMENT_BYTES) as writer:
+        for sequence, record in records:
+            writer.append(record[:-1] + bytes([record[-1] ^ 1]) if sequence == 6 else record)
+        writer.kick()
+    for command in (["audit"], ["serve", "--listen", "127.0.0.1:0"]):
+        refused = everopen(*command, "--data-dir", data_dir)
+        assert refused.returncode == 4, refused.stderr
+        assert "sequence 6: " in refused.stderr
 
 
 def test_audit_with_a_snapshot_of_another_history_fails(data_dir: Path, tmp_path: Path) -> None:

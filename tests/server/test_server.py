@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import grpc
 import orjson
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.serving import ROOT, Client, Server, everopen, order
+from tests.serving import ROOT, Client, Server, batch, everopen, order
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -56,6 +58,32 @@ def test_drain_answers_every_call_in_flight_and_what_was_answered_is_durable(dat
     assert 284 <= len(answered) < 1_500
     with Server(data_dir) as again, Client(again.address) as client:
         assert all(client.orders.PlaceOrder(order(order_id)).duplicate for order_id in sorted(answered))
+
+
+def test_calls_cut_off_at_any_point_are_not_waited_for_at_the_end(data_dir: Path) -> None:
+    with Server(data_dir) as server, Client(server.address) as client:
+        client.seed()
+
+        def storm(thread: int) -> None:
+            rng = Random(thread)
+            for n in range(100):
+                name = f"{thread}-{n}"
+                if rng.random() < 0.3:
+                    stream = client.orders.PlaceOrders(iter([batch([f"{name}-{item}"]) for item in range(3)]))
+                    if rng.random() < 0.5:
+                        next(stream)
+                    stream.cancel()
+                    continue
+                call = client.orders.PlaceOrder.future(order(name), timeout=rng.choice([0.001, 0.003, 0.01, 10.0]))
+                if rng.random() < 0.3:
+                    call.cancel()
+                with contextlib.suppress(grpc.RpcError, grpc.FutureCancelledError):
+                    call.result()
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(pool.map(storm, range(8)))
+        assert server.stop() == 0
+        assert "calls are cut off" not in server.stderr, "a call was counted in and never out"
 
 
 def test_health_watch_sees_not_serving_before_the_end(data_dir: Path) -> None:
