@@ -206,8 +206,9 @@ class Order:
         """Open units by SKU, in the order of the lines."""
         units: dict[Sku, int] = {}
         for line in self.lines:
-            if line.open:
-                units[line.sku] = units.get(line.sku, 0) + line.open
+            open_units = line.quantity - line.shipped - line.cancelled
+            if open_units:
+                units[line.sku] = units.get(line.sku, 0) + open_units
         return units
 
     def open(self, line: Line) -> int:
