@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 # gRPC's own lines on stderr repeat what its exceptions say.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -50,6 +51,8 @@ class ListenError(EveropenError):
 
 def serve(settings: Settings) -> int:
     """Serves until a signal; returns the exit code."""
+    # Until the log is recovered there is nothing to drain, so a signal ends the process as it ends any other.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     return uvloop.run(_serve(settings))
 
 
@@ -57,7 +60,6 @@ async def _serve(settings: Settings) -> int:
     shard = datadir.create_or_open(settings.data_dir)
     # Before the port: whoever starts a second one at the same address should hear of the directory, not of the address.
     datadir.refuse_if_locked(shard)
-    stop = _stop_signal()
 
     # wire -> admit -> match, log, ack -> (events, projections: not yet)
     gate = Gate()
@@ -75,20 +77,20 @@ async def _serve(settings: Settings) -> int:
         await server.stop(None)
         raise
     recovered_s = time.monotonic() - began
-    loop = asyncio.get_running_loop()
-    acknowledger = Acknowledger(engine, loop)
+    acknowledger = Acknowledger(engine, asyncio.get_running_loop())
     pipeline.begin(engine, acknowledger)
-    ticking = loop.create_task(_tick(engine))
+    stop = _stop_signal()
+    ticking = asyncio.create_task(_tick(engine))
     await health.tell(serving=True)
     _tell_ready(address, engine, recovered_s)
 
-    await stop.wait()
+    await _first_of(stop, ticking)
     log.info("draining", calls=gate.calls)
     await _drain(server, gate, place_orders, health)
     ticking.cancel()
     acknowledger.close()
     await asyncio.to_thread(engine.close)
-    log.info("stopped")
+    log.info("stopped", sequence=engine.sequence)
     return 0
 
 
@@ -125,12 +127,20 @@ def _open_engine(shard: Path, settings: Settings) -> Engine:
     return Engine(str(shard), segment_bytes=settings.segment_bytes)
 
 
-async def _tick(engine: Engine) -> None:
+async def _tick(engine: Engine) -> NoReturn:
     """Lets the core log the ticks that are due, when it says so. The core itself cuts long work into several."""
     while True:
         wait_ms = engine.tick()
         engine.kick()
         await asyncio.sleep(min(max(wait_ms, 0), TICK_MS_MAX) / 1_000)
+
+
+async def _first_of(stop: asyncio.Event, ticking: asyncio.Task[NoReturn]) -> None:
+    """Waits for the signal. Ticks have no end: if they break, no hold would expire, so that ends the process too."""
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({stopping, ticking}, return_when=asyncio.FIRST_COMPLETED)
+    if ticking.done():
+        ticking.result()
 
 
 async def _drain(server: grpc.aio.Server, gate: Gate, place_orders: PlaceOrdersHandler, health: Health) -> None:

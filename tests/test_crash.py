@@ -203,7 +203,7 @@ def audit(data_dir: Path) -> None:
     assert done.stdout.splitlines()[-1].startswith("audit: holds, ")
 
 
-@pytest.mark.parametrize("seed", [20261111])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3, 4))])
 def test_kill_under_load_loses_nothing_that_was_answered(tmp_path: Path, seed: int) -> None:
     rng = Random(seed)
     data_dir = tmp_path / "data"
