@@ -36,7 +36,7 @@ from everopen.v1.order_service_pb2 import (
 
 DEFAULT_DIR = Path(".demo")
 # Orders a second at the height of the evening; twice that while a live room is on.
-PEAK_PER_S = 3_000.0
+PEAK_PER_S = 6_000.0
 # How often orders are handed out; between two of these they are as if they came together.
 STEP_S = 0.01
 # Of the buyers whose order is placed, as many as these at a time pay, cancel, and see their goods leave.
@@ -77,6 +77,7 @@ def demo(seconds: int, data_dir: Path | None = None) -> int:
     verdict = audit(data_dir)
     logged = placed_in_log(data_dir)
     report(tally, verdict, logged).print(console)
+    console.print(f"look closer: everopen journal dump --data-dir {data_dir}", style="dim", highlight=False)
     return 0 if verdict.holds and logged == tally.outcomes[everopen.PLACED] and not tally.errors else 1
 
 

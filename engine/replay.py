@@ -11,12 +11,16 @@ answers prove it.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+# gRPC's own lines on stderr would tear the progress bar.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
