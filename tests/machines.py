@@ -13,6 +13,7 @@ from tests.reference import Model
 from tests.reference_fields import ACTIVATE, REQUESTS, RESPONSES, TICK
 
 RECORD_HEADER_BYTES = 24
+MESSAGE_BYTES_MAX = 4 * 2**20
 LOG_ID = bytes(range(16))
 
 
@@ -74,6 +75,8 @@ def ask_core(shard: Shard, method: int, request: bytes, now_ms: int) -> Result:
 
 def ask_model(model: Model, method: int, request: bytes, now_ms: int) -> Result:
     message = None
+    if len(request) > MESSAGE_BYTES_MAX:
+        return Result(3, "INVALID_FIELD", "", None, 0)
     if method != TICK:
         try:
             message = REQUESTS[method].FromString(request)
