@@ -1,6 +1,7 @@
 """Native loops around the state machine: what Python would cost per order must not show in the figures."""
 
 include "_platform.pxi"
+include "_system.pxi"
 include "_limits.pxi"
 include "_types.pxi"
 include "_wire_read.pxi"
@@ -24,16 +25,7 @@ include "_lifecycle.pxi"
 include "_execute.pxi"
 
 cdef extern from "<time.h>" nogil:
-    cdef struct timespec:
-        long tv_sec, tv_nsec
     int CLOCK_THREAD_CPUTIME_ID
-    int clock_gettime(int clock, timespec* now)
-
-cdef extern from *:
-    """
-    #define RECORD_BYTES_MAX (4 * 1024 * 1024)
-    """
-    const int RECORD_BYTES_MAX
 
 
 # CPU time of the thread: other processes on a shared machine take turns, not time.
@@ -49,6 +41,12 @@ cdef inline void put_digits(uint8_t* at, int width, uint64_t number) noexcept no
     for i in range(width - 1, -1, -1):
         at[i] = <uint8_t>(c"0" + number % 10)
         number //= 10
+
+
+# PlaceOrderRequest: order_id, shop_id, buyer_id, one line of one unit; the digits are filled in per order.
+cdef const uint8_t* REQUEST = (
+    b"\x0a\x14o-000000000000000000" b"\x12\x01s" b"\x1a\x0800000000" b"\x22\x0d\x0a\x09s00000000\x10\x01"
+)
 
 
 cdef class CoreLoop:
@@ -71,8 +69,7 @@ cdef class CoreLoop:
     def __init__(self, uint32_t skus):
         self.skus = skus
         self.random = 88172645463325252
-        # PlaceOrderRequest: order_id, shop_id, buyer_id, one line of one unit; the digits are filled in per order.
-        memcpy(self.request, b"\x0a\x14o-000000000000000000\x12\x01s\x1a\x0800000000\x22\x0d\x0a\x09s00000000\x10\x01", 50)
+        memcpy(self.request, REQUEST, 50)
 
     def command(self, int method, bytes request not None, int64_t now_ms):
         """Carries out one command for the set-up; True if it was decided."""

@@ -1,5 +1,5 @@
-# Where the units of an order come from: a plan of allocations over stock rows. Planning changes nothing but scratch fields,
-# which are zero again at its end.
+# Where the units of an order come from: a plan of allocations over stock rows. Planning changes nothing but scratch
+# fields, which are zero again at its end.
 
 cdef struct Candidate:
     int64_t rank, cost, priority               # lowest first; then location_id, the order in which rows are listed
@@ -145,7 +145,7 @@ cdef uint32_t best_location(State* s, const Demand* demand, const int64_t* remai
     for line in range(demand.count):
         row = sku_at(s, demand.skus[line]).rows if remaining[line] else 0
         while row:
-            probe(s, row, remaining[line])
+            try_row(s, row, remaining[line])
             row = row_at(s, row).next
     for line in range(demand.count):
         row = sku_at(s, demand.skus[line]).rows if remaining[line] else 0
@@ -155,15 +155,16 @@ cdef uint32_t best_location(State* s, const Demand* demand, const int64_t* remai
                 rank_location(s, demand, location, location_at(s, location).gain, &candidate)
                 if best == 0 or comes_before(&candidate, &leader) or (
                         not comes_before(&leader, &candidate) and location != best
-                        and compare_ids(location_id(location_at(s, location)), location_id(location_at(s, best))) < 0):
+                        and compare_ids(id_of_location(location_at(s, location)),
+                                        id_of_location(location_at(s, best))) < 0):
                     best = location
                     leader = candidate
             row = row_at(s, row).next
-    unprobe(s, demand, remaining)
+    untry_rows(s, demand, remaining)
     return best
 
 
-cdef void probe(State* s, uint32_t handle, int64_t remaining) noexcept nogil:
+cdef void try_row(State* s, uint32_t handle, int64_t remaining) noexcept nogil:
     cdef StockRow* row = row_at(s, handle)
     cdef int64_t units = row_sellable(s, row)
     if units > remaining:
@@ -173,7 +174,7 @@ cdef void probe(State* s, uint32_t handle, int64_t remaining) noexcept nogil:
 
 
 # Takes back what the probes took: the plan so far is what counts.
-cdef void unprobe(State* s, const Demand* demand, const int64_t* remaining) noexcept nogil:
+cdef void untry_rows(State* s, const Demand* demand, const int64_t* remaining) noexcept nogil:
     cdef uint32_t line, row, i
     for line in range(demand.count):
         row = sku_at(s, demand.skus[line]).rows if remaining[line] else 0

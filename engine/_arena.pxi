@@ -1,18 +1,12 @@
-# Memory of the state machine: an arena of 8-byte granules addressed by 32-bit handles, and a hash index that grows by one
-# bucket at a time. Handles are half as wide as pointers, and an index that never rehashes as a whole never stalls an order.
+# Memory of the state machine: an arena of 8-byte granules addressed by 32-bit handles, and a hash index that grows by
+# one bucket at a time. Handles are half as wide as pointers, and an index that never rehashes as a whole never stalls
+# an order.
 
 cdef enum:
     ARENA_OBJECT_BYTES_MAX = 16384
     ARENA_CLASSES = ARENA_OBJECT_BYTES_MAX // 8 + 1
     INDEX_LINE_ENTRIES = 7
     INDEX_LINE_LOAD = 5                        # entries per bucket on the average
-
-cdef extern from "<sys/mman.h>" nogil:
-    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MADV_HUGEPAGE
-    void* MAP_FAILED
-    void* mmap(void* address, size_t size, int protection, int flags, int fd, long offset)
-    int munmap(void* address, size_t size)
-    int madvise(void* address, size_t size, int advice)
 
 cdef extern from *:
     """
@@ -109,8 +103,8 @@ cdef void arena_destroy(Arena* arena) noexcept nogil:
         munmap(arena.base, arena.reserved_bytes)
 
 
-# Linear hashing (W. Litwin, VLDB 1980): when the lines fill up, the next bucket of the round is split in two, so that no
-# order ever waits for the whole index. Entries carry their hashes: neither a split nor a miss looks at an object.
+# Linear hashing (W. Litwin, VLDB 1980): when the lines fill up, the next bucket of the round is split in two, so that
+# no order ever waits for the whole index. Entries carry their hashes: neither a split nor a miss looks at an object.
 cdef inline uint64_t bucket_of(const HashIndex* index, uint32_t hash) noexcept nogil:
     cdef uint64_t bucket = hash & (2 * index.round - 1)
     return bucket if bucket < index.buckets else hash & (index.round - 1)

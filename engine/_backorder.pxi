@@ -43,7 +43,9 @@ cdef void enter_queues(State* s, uint32_t order_handle, const Need* needs, uint3
 
 
 # Appended to its class, so the caller adds in the order of sequences. Lists of an order are in the order of its lines.
-cdef uint32_t add_wait(State* s, uint32_t order_handle, uint32_t sku_handle, int64_t need, uint32_t passed) noexcept nogil:
+cdef uint32_t add_wait(
+    State* s, uint32_t order_handle, uint32_t sku_handle, int64_t need, uint32_t passed
+) noexcept nogil:
     cdef uint32_t handle = arena_new(&s.arena, sizeof(Wait))
     cdef Wait* wait = wait_at(s, handle)
     cdef Sku* sku = sku_at(s, sku_handle)
@@ -66,33 +68,33 @@ cdef uint32_t add_wait(State* s, uint32_t order_handle, uint32_t sku_handle, int
     return handle
 
 
-# Out of every queue. A SKU of which the order was the head is put on the list of SKUs to match.
+# Out of every queue.
 cdef void leave_queues(State* s, uint32_t order_handle) noexcept nogil:
-    cdef OrderMore* more = order_more(s, order_handle)
-    cdef uint32_t handle = more.waits, following
-    cdef Wait* wait
-    cdef Sku* sku
-    cdef bint head
-    while handle:
-        wait = wait_at(s, handle)
-        sku = sku_at(s, wait.sku)
-        following = wait.next_of_order
-        head = queue_first(s, sku.queue) == handle
-        count_out(s.whole, wait_digest(s, wait))
-        list_remove(&queue_at(s, sku.queue).classes[order_at(s, order_handle).priority_class], &s.arena, handle,
-                    wait_links())
-        queue_at(s, sku.queue).length -= 1
-        sku.waiting -= wait.need
-        if queue_at(s, sku.queue).length == 0:
-            arena_free(&s.arena, sku.queue, sizeof(Queue))
-            sku.queue = 0
-            list_remove(&shop_at(s, sku.shop).queued, &s.arena, wait.sku, queued_links())
-        elif head:
-            queue_match(s, wait.sku)
-        arena_free(&s.arena, handle, sizeof(Wait))
-        handle = following
-    more.waits = 0
+    while order_more(s, order_handle).waits:
+        leave_queue(s, order_more(s, order_handle).waits)
     order_at(s, order_handle).flags &= ~ORDER_WAITING
+
+
+# Out of one queue. A SKU of which the order was the head is put on the list of SKUs to match.
+cdef void leave_queue(State* s, uint32_t handle) noexcept nogil:
+    cdef Wait* wait = wait_at(s, handle)
+    cdef Sku* sku = sku_at(s, wait.sku)
+    cdef bint head = queue_first(s, sku.queue) == handle
+    cdef uint32_t* at = &order_more(s, wait.order).waits
+    while at[0] != handle:
+        at = &wait_at(s, at[0]).next_of_order
+    at[0] = wait.next_of_order
+    count_out(s.whole, wait_digest(s, wait))
+    list_remove(&queue_at(s, sku.queue).classes[order_at(s, wait.order).priority_class], &s.arena, handle, wait_links())
+    queue_at(s, sku.queue).length -= 1
+    sku.waiting -= wait.need
+    if queue_at(s, sku.queue).length == 0:
+        arena_free(&s.arena, sku.queue, sizeof(Queue))
+        sku.queue = 0
+        list_remove(&shop_at(s, sku.shop).queued, &s.arena, wait.sku, queued_links())
+    elif head:
+        queue_match(s, wait.sku)
+    arena_free(&s.arena, handle, sizeof(Wait))
 
 
 # The list of SKUs whose queues are to be looked at.
@@ -115,7 +117,8 @@ cdef void queue_match_shop(State* s, Shop* shop) noexcept nogil:
         sku = sku_at(s, sku).queued.next
 
 
-# For every need what the order may take, in the face of the heads of the queues. 0: not all of it. order_handle 0: a new order.
+# For every need what the order may take, in the face of the heads of the queues. 0: not all of it. order_handle 0: a
+# new order.
 cdef int may_take_all(State* s, uint32_t order_handle, Need* needs, uint32_t count) noexcept nogil:
     cdef uint32_t i, head
     cdef Sku* sku

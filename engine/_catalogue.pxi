@@ -3,7 +3,7 @@
 cdef uint32_t find_shop(State* s, Span id) noexcept nogil:
     cdef Probe probe = index_probe(&s.shops, index_hash(s, 0, id))
     cdef uint32_t handle = probe_next(&s.arena, &probe)
-    while handle and not span_equal(shop_id(shop_at(s, handle)), id):
+    while handle and not span_equal(id_of_shop(shop_at(s, handle)), id):
         handle = probe_next(&s.arena, &probe)
     return handle
 
@@ -11,7 +11,8 @@ cdef uint32_t find_shop(State* s, Span id) noexcept nogil:
 cdef uint32_t find_location(State* s, uint32_t shop, Span id) noexcept nogil:
     cdef Probe probe = index_probe(&s.locations, index_hash(s, shop, id))
     cdef uint32_t handle = probe_next(&s.arena, &probe)
-    while handle and not (location_at(s, handle).shop == shop and span_equal(location_id(location_at(s, handle)), id)):
+    while handle and not (
+            location_at(s, handle).shop == shop and span_equal(id_of_location(location_at(s, handle)), id)):
         handle = probe_next(&s.arena, &probe)
     return handle
 
@@ -19,7 +20,7 @@ cdef uint32_t find_location(State* s, uint32_t shop, Span id) noexcept nogil:
 cdef uint32_t find_sku(State* s, uint32_t shop, Span id) noexcept nogil:
     cdef Probe probe = index_probe(&s.skus, index_hash(s, shop, id))
     cdef uint32_t handle = probe_next(&s.arena, &probe)
-    while handle and not (sku_at(s, handle).shop == shop and span_equal(sku_id(sku_at(s, handle)), id)):
+    while handle and not (sku_at(s, handle).shop == shop and span_equal(id_of_sku(sku_at(s, handle)), id)):
         handle = probe_next(&s.arena, &probe)
     return handle
 
@@ -112,7 +113,7 @@ cdef int put_shop(State* s, const PutShop* c, Reply* reply) noexcept nogil:
     if shop == NULL and c.status == STATUS_RETIRED:
         return not_found(s, RESOURCE_SHOP, c.head.shop_id, c.head.shop_id)
     if c.has_if_revision and c.if_revision != (shop.revision if shop != NULL else 0):
-        return fault(s, CODE_ABORTED, b"REVISION_CONFLICT", b"The shop has another revision.")
+        return set_fault(s, CODE_ABORTED, b"REVISION_CONFLICT", b"The shop has another revision.")
     if shop == NULL and s.shops.count >= <uint64_t>SHOPS_MAX:
         return exhausted(s, b"SHOP_LIMIT", b"There are as many shops as there may be.")
     if (shop.region_count if shop != NULL else 0) + count_new_regions(s, shop, c) > <uint32_t>REGIONS_PER_SHOP_MAX:
@@ -164,7 +165,7 @@ cdef int put_location(State* s, const PutLocation* c, Reply* reply) noexcept nog
     elif c.status == STATUS_RETIRED:
         return not_found(s, RESOURCE_LOCATION, c.head.shop_id, c.location_id)
     if c.has_if_revision and c.if_revision != (location.revision if location != NULL else 0):
-        return fault(s, CODE_ABORTED, b"REVISION_CONFLICT", b"The location has another revision.")
+        return set_fault(s, CODE_ABORTED, b"REVISION_CONFLICT", b"The location has another revision.")
     if location == NULL and shop.location_count >= <uint32_t>LOCATIONS_PER_SHOP_MAX:
         return exhausted(s, b"LOCATION_LIMIT", b"The shop has as many locations as it may.")
     if (c.region.size and find_region(s, shop, c.region) == 0
@@ -206,7 +207,7 @@ cdef uint32_t new_location(State* s, uint32_t shop_handle, Span id) noexcept nog
     location.id_size = <uint8_t>id.size
     memcpy(<uint8_t*>location + sizeof(Location), id.data, id.size)
     location.shop = shop_handle
-    location.key = key_of(s, c"L", shop_id(shop), id)
+    location.key = key_of(s, c"L", id_of_shop(shop), id)
     index_insert(&s.locations, &s.arena, handle, index_hash(s, shop_handle, id))
     if shop.location_count & (shop.location_count - 1) == 0:
         shop.locations = <uint32_t*>grown(shop.locations, (2 * shop.location_count + 1) * sizeof(uint32_t))
@@ -233,7 +234,7 @@ cdef int put_sku(State* s, const PutSku* c, Reply* reply) noexcept nogil:
         if find_location(s, shop_handle, c.overrides[i].location_id) == 0:
             return not_found(s, RESOURCE_LOCATION, c.head.shop_id, c.overrides[i].location_id)
     if c.has_if_revision and c.if_revision != (sku.revision if sku != NULL else 0):
-        return fault(s, CODE_ABORTED, b"REVISION_CONFLICT", b"The SKU has another revision.")
+        return set_fault(s, CODE_ABORTED, b"REVISION_CONFLICT", b"The SKU has another revision.")
     ttl_slot = find_duration(s.holds, c.reserve_ttl_ms)
     window_slot = find_duration(s.windows, c.buyer_window_ms)
     if (sku == NULL and s.skus.count >= <uint64_t>SKUS_MAX) or ttl_slot < 0 or window_slot < 0:
@@ -278,7 +279,7 @@ cdef uint32_t new_sku(State* s, uint32_t shop_handle, Span id) noexcept nogil:
     sku.id_size = <uint8_t>id.size
     memcpy(<uint8_t*>sku + sizeof(Sku), id.data, id.size)
     sku.shop = shop_handle
-    sku.key = key_of(s, c"K", shop_id(shop_at(s, shop_handle)), id)
+    sku.key = key_of(s, c"K", id_of_shop(shop_at(s, shop_handle)), id)
     index_insert(&s.skus, &s.arena, handle, index_hash(s, shop_handle, id))
     shop_at(s, shop_handle).refs += 1
     shop_at(s, shop_handle).live += 1
@@ -318,7 +319,7 @@ cdef void set_safety_stock(State* s, uint32_t handle, const PutSku* c) noexcept 
     while row:
         units = c.safety_stock
         for i in range(c.override_count):
-            if span_equal(c.overrides[i].location_id, location_id(location_at(s, row_at(s, row).location))):
+            if span_equal(c.overrides[i].location_id, id_of_location(location_at(s, row_at(s, row).location))):
                 units = c.overrides[i].quantity
         if units != row_at(s, row).safety_stock:
             grew = grew or units < row_at(s, row).safety_stock
@@ -347,7 +348,7 @@ cdef void reclaim_sku(State* s, uint32_t handle) noexcept nogil:
     s.holds[sku.ttl_slot].users -= 1
     s.windows[sku.window_slot].users -= 1
     count_out(s.whole, sku_digest(s, sku))
-    index_remove(&s.skus, &s.arena, handle, index_hash(s, shop, sku_id(sku)))
+    index_remove(&s.skus, &s.arena, handle, index_hash(s, shop, id_of_sku(sku)))
     arena_free(&s.arena, handle, sizeof(Sku) + sku.id_size)
     shop_at(s, shop).refs -= 1
     reclaim_shop(s, shop)
@@ -360,7 +361,7 @@ cdef void reclaim_location(State* s, uint32_t handle) noexcept nogil:
     if location.status != STATUS_RETIRED or location.rows:
         return
     count_out(s.whole, location_digest(s, location))
-    index_remove(&s.locations, &s.arena, handle, index_hash(s, shop_handle, location_id(location)))
+    index_remove(&s.locations, &s.arena, handle, index_hash(s, shop_handle, id_of_location(location)))
     for i in range(shop.location_count):
         if shop.locations[i] == handle:
             shop.location_count -= 1
@@ -382,7 +383,7 @@ cdef void reclaim_shop(State* s, uint32_t handle) noexcept nogil:
         name = region_name(s, shop, <uint16_t>(i + 1))
         count_out(s.whole, region_digest(s, shop, name))
         arena_free(&s.arena, shop.regions[i], sizeof(Region) + name.size)
-    index_remove(&s.shops, &s.arena, handle, index_hash(s, 0, shop_id(shop)))
+    index_remove(&s.shops, &s.arena, handle, index_hash(s, 0, id_of_shop(shop)))
     free(shop.costs)
     free(shop.regions)
     free(shop.locations)

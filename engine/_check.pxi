@@ -1,8 +1,5 @@
 # The invariants of a shard, recomputed from scratch over all that is in memory. The first violation is told in words.
 
-cdef extern from "<stdio.h>" nogil:
-    int snprintf(char* text, size_t size, const char* form, ...)
-
 cdef struct Finding:
     char* text
     size_t size
@@ -15,7 +12,7 @@ cdef int broken(Finding* finding, const char* what, Span shop, Span id) noexcept
 
 
 cdef int broken_order(State* s, Finding* finding, const char* what, const Order* order) noexcept nogil:
-    return broken(finding, what, shop_id(shop_at(s, order.shop)), order_id(order))
+    return broken(finding, what, id_of_shop(shop_at(s, order.shop)), id_of_order(order))
 
 
 # 1: every invariant holds.
@@ -111,17 +108,17 @@ cdef int check_stock(State* s, Finding* finding, int holds) noexcept nogil:
 
 cdef int check_row(State* s, Finding* finding, const StockRow* row, int holds) noexcept nogil:
     cdef Sku* sku = sku_at(s, row.sku)
-    cdef Span shop = shop_id(shop_at(s, sku.shop))
+    cdef Span shop = id_of_shop(shop_at(s, sku.shop))
     if not holds:
         return 0
     if (row.received + row.adjusted + row.moved_in - row.moved_out + row.returned
             != row.on_hand + row.shipped + row.written_off):
-        return broken(finding, b"the stock identity does not hold", shop, sku_id(sku))
+        return broken(finding, b"the stock identity does not hold", shop, id_of_sku(sku))
     if (row.on_hand < 0 or row.reserved < 0 or row.reserved > row.on_hand or row.received < 0 or row.moved_in < 0
             or row.moved_out < 0 or row.returned < 0 or row.shipped < 0 or row.written_off < 0):
-        return broken(finding, b"a stock counter is negative, or more is reserved than is there", shop, sku_id(sku))
+        return broken(finding, b"a stock counter is negative, or more is reserved than is there", shop, id_of_sku(sku))
     if row.taken != row.reserved:
-        return broken(finding, b"reserved units are not those of the orders", shop, sku_id(sku))
+        return broken(finding, b"reserved units are not those of the orders", shop, id_of_sku(sku))
     return 1
 
 
@@ -145,7 +142,8 @@ cdef int check_queues(State* s, Finding* finding) noexcept nogil:
             length += 1
             wait = queue_next(s, wait)
         if units != sku.waiting or length != (queue_at(s, sku.queue).length if sku.queue else 0):
-            return broken(finding, b"waiting units are not those of the queue", shop_id(shop_at(s, sku.shop)), sku_id(sku))
+            return broken(finding, b"waiting units are not those of the queue", id_of_shop(shop_at(s, sku.shop)),
+                          id_of_sku(sku))
         handle = index_each(&s.skus, &s.arena, &cursor)
     return 1
 
@@ -199,7 +197,7 @@ cdef int check_remembered(State* s, Finding* finding) noexcept nogil:
         remembered = <Remembered*>arena_at(&s.arena, handle)
         if remembered.time_ms < before:
             return broken(finding, b"remembered ids are not in the order of their times",
-                          shop_id(shop_at(s, remembered.shop)), remembered_id(remembered))
+                          id_of_shop(shop_at(s, remembered.shop)), remembered_id(remembered))
         before = remembered.time_ms
         count += 1
         handle = remembered.next
@@ -254,6 +252,7 @@ cdef void sum_orders(State* s, uint64_t* business, uint64_t* whole) noexcept nog
 cdef void sum_catalogue(State* s, uint64_t* business, uint64_t* whole) noexcept nogil:
     cdef uint64_t cursor = 0
     cdef uint32_t handle = index_each(&s.skus, &s.arena, &cursor), item
+    cdef Shop* shop
     while handle:
         count_in(whole, sku_digest(s, sku_at(s, handle)))
         item = sku_at(s, handle).rows
@@ -271,8 +270,9 @@ cdef void sum_catalogue(State* s, uint64_t* business, uint64_t* whole) noexcept 
     handle = index_each(&s.shops, &s.arena, &cursor)
     while handle:
         count_in(whole, shop_digest(s, shop_at(s, handle)))
-        for item in range(shop_at(s, handle).region_count):
-            count_in(whole, region_digest(s, shop_at(s, handle), region_name(s, shop_at(s, handle), <uint16_t>(item + 1))))
+        shop = shop_at(s, handle)
+        for item in range(shop.region_count):
+            count_in(whole, region_digest(s, shop, region_name(s, shop, <uint16_t>(item + 1))))
         handle = index_each(&s.shops, &s.arena, &cursor)
 
 

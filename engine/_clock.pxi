@@ -1,5 +1,5 @@
-# The clock that commands are logged by. Wall time, as long as it moves with the time since boot; a step of more than a second is
-# not believed at once but slewed, and counted: a wrong hour must not expire every hold of the night.
+# The clock that commands are logged by. Wall time, as long as it moves with the time since boot; a step of more than a
+# second is not believed at once but slewed, and counted: a wrong hour must not expire every hold of the night.
 
 cdef enum:
     CLOCK_STEP_NS_MAX = 1000000000             # beyond this a difference is a step

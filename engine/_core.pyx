@@ -2,6 +2,7 @@
 
 # What all stages share.
 include "_platform.pxi"
+include "_system.pxi"
 include "_limits.pxi"
 include "_types.pxi"
 
@@ -31,7 +32,6 @@ include "_check.pxi"
 
 # Log: what is durable, and how it is read again.
 include "_crc32c.pxi"
-include "_journal_system.pxi"
 include "_journal_format.pxi"
 include "_journal_reader.pxi"
 include "_journal_writer.pxi"
@@ -40,8 +40,10 @@ include "_journal_border.pxi"
 include "_snapshot_format.pxi"
 include "_snapshot_write.pxi"
 include "_snapshot_read.pxi"
+include "_snapshot_section.pxi"
 
 # Wiring.
 include "_clock.pxi"
 include "_shard.pxi"
+include "_snapshot_load.pxi"
 include "_engine.pxi"

@@ -112,10 +112,10 @@ cdef Hash128 order_business_digest(State* s, const Order* order) noexcept nogil:
     cdef AllocationProgress* done
     cdef uint32_t count = order_allocations(s, order, &allocations, &done), i
     at = dhash(at, shop_at(s, order.shop).key)
-    at = dstr(at, order_id(order))
+    at = dstr(at, id_of_order(order))
     at = dstr(at, order_buyer(order))
-    at = d8(at, order_state(order, progress))
-    at = d8(at, payment_state(order, more))
+    at = d8(at, order_state_of(order, progress))
+    at = d8(at, payment_state_of(order, more))
     at = d64(at, more.received if more != NULL else 0)
     at = d64(at, more.refunded if more != NULL else 0)
     at = d8(at, order.line_count)
@@ -167,9 +167,9 @@ cdef Hash128 order_digest(State* s, const Order* order, Hash128 business) noexce
 cdef Hash128 command_digest(State* s, const Order* order, const Command* command) noexcept nogil:
     cdef uint8_t* at = d8(s.digest_scratch, c"C")
     at = dhash(at, shop_at(s, order.shop).key)
-    at = dstr(at, order_id(order))
+    at = dstr(at, id_of_order(order))
     at = d8(at, command.kind)
-    at = dstr(at, command_id(command))
+    at = dstr(at, id_of_command(command))
     at = dhash(at, command.content)
     at = d64(at, command.sequence)
     at = d8(at, command.outcome)
@@ -192,7 +192,7 @@ cdef Hash128 remembered_digest(State* s, const Remembered* remembered) noexcept 
 cdef Hash128 wait_digest(State* s, const Wait* wait) noexcept nogil:
     cdef uint8_t* at = d8(s.digest_scratch, c"Q")
     at = dhash(at, sku_at(s, wait.sku).key)
-    at = dstr(at, order_id(order_at(s, wait.order)))
+    at = dstr(at, id_of_order(order_at(s, wait.order)))
     at = d32(at, wait.passed)
     return hash128(s.digest_scratch, at)
 
@@ -202,7 +202,7 @@ cdef Hash128 purchase_digest(State* s, const Purchase* purchase) noexcept nogil:
     cdef uint8_t* at = d8(s.digest_scratch, c"P")
     at = dhash(at, sku_at(s, usage.sku).key)
     at = dstr(at, usage_buyer(usage))
-    at = dstr(at, order_id(order_at(s, purchase.order)))
+    at = dstr(at, id_of_order(order_at(s, purchase.order)))
     at = d32(at, purchase.quantity)
     at = d64(at, purchase.ends_at_ms)
     return hash128(s.digest_scratch, at)

@@ -1,8 +1,10 @@
-# One command or read, from request bytes to answer, record and effects. What it does stands in the stages; here is their order.
+# One command or read, from request bytes to answer, record and effects. What it does stands in the stages; here is
+# their order.
 
 cdef enum:
     RECORD_HEAD_BYTES = 24
-    # What one record and its answer may take: an order touches at most its rows, a tick or match a bounded number of steps.
+    # What one record and its answer may take: an order touches at most its rows, a tick or match a bounded number of
+    # steps.
     LEVEL_NOW = 1
 
 cdef int state_init(State* s, const uint8_t* log_id, uint64_t seed) noexcept nogil:
@@ -56,7 +58,7 @@ cdef int execute(State* s, int method, const uint8_t* data, size_t size, int64_t
     s.queued_match = 0
     s.now_ms = now_ms if now_ms > s.time_ms else s.time_ms
     s.current = s.sequence + 1
-    verdict = handle(s, method, data, size, &reply, &command)
+    verdict = decide(s, method, data, size, &reply, &command)
     if verdict == DECIDED:
         s.time_ms = s.now_ms
         s.sequence = s.current
@@ -67,7 +69,7 @@ cdef int execute(State* s, int method, const uint8_t* data, size_t size, int64_t
     return verdict
 
 
-cdef int handle(
+cdef int decide(
     State* s, int method, const uint8_t* data, size_t size, Reply* reply, Span* command
 ) noexcept nogil:
     cdef int verdict = FAULT
@@ -112,7 +114,7 @@ cdef int handle(
             command[0] = s.activate.canonical
             verdict = activate(s, &s.activate, reply)
     else:
-        verdict = fault(s, CODE_UNIMPLEMENTED, b"UNKNOWN_METHOD", b"There is no such method.")
+        verdict = set_fault(s, CODE_UNIMPLEMENTED, b"UNKNOWN_METHOD", b"There is no such method.")
     return verdict
 
 
@@ -139,7 +141,7 @@ cdef inline void run_matches_if(State* s, int verdict) noexcept nogil:
 
 cdef int activate(State* s, const Activate* c, Reply* reply) noexcept nogil:
     if c.level <= s.level:
-        return fault(s, CODE_ABORTED, b"LEVEL_NOT_RAISED", b"The level must rise.")
+        return set_fault(s, CODE_ABORTED, b"LEVEL_NOT_RAISED", b"The level must rise.")
     s.level = c.level
     s.window_ms = c.window_ms
     s.remembered_max = c.entries_max

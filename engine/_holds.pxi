@@ -1,4 +1,5 @@
-# What ends by itself: holds of unpaid orders, purchases that count against a buyer's window. Both end only by a logged tick.
+# What ends by itself: holds of unpaid orders, purchases that count against a buyer's window. Both end only by a logged
+# tick.
 
 cdef inline size_t hold_links() noexcept nogil:
     cdef Order* order = NULL

@@ -20,7 +20,6 @@ cdef enum:
     SEAL_PAYLOAD_BYTES = 8
 
     RECORD_BYTES_MIN = 5                 # its length and one byte more
-    RECORD_BYTES_MAX = 4194304
     BLOCK_BYTES_MAX = 9437184            # holds two of the largest records
     SEGMENT_BYTES_MIN = 16384
     SEGMENT_BYTES_DEFAULT = 67108864

@@ -13,7 +13,7 @@ cdef int begin_order_command(State* s, int kind, const OrderCommand* c, Reply* r
     handle = more_at(s, order_at(s, reply.order).more).commands if order_at(s, reply.order).more else 0
     while handle:
         command = <Command*>arena_at(&s.arena, handle)
-        if (command.kind == PAY_ORDER) == (kind == PAY_ORDER) and span_equal(command_id(command), c.command_id):
+        if (command.kind == PAY_ORDER) == (kind == PAY_ORDER) and span_equal(id_of_command(command), c.command_id):
             if command.kind != kind or not hash_equal(command.content, content_of(&c.head)):
                 return conflict(s, c.head.shop_id, c.command_id)
             reply.outcome = command.outcome
@@ -21,16 +21,33 @@ cdef int begin_order_command(State* s, int kind, const OrderCommand* c, Reply* r
             reply.duplicate = True
             return KNOWN
         handle = command.next
+    if not has_locations(s, shop, c):
+        return FAULT
     for i in range(c.line_count):
         if c.lines[i].line_index >= order_at(s, reply.order).line_count:
             return invalid(s, b"lines", i, b"line_index", b"The order has no such line.")
     if order_at(s, reply.order).more:
         more = more_at(s, order_at(s, reply.order).more)
+        if kind == PAY_ORDER and more.received + c.amount > AMOUNT_MINOR_MAX:
+            return invalid(s, b"amount_minor", -1, NULL, b"The order's payments pass the greatest amount.")
         if more.command_count >= <uint32_t>ORDER_COMMANDS_MAX:
             return exhausted(s, b"ORDER_COMMAND_LIMIT", b"The order remembers as many commands as it may.")
     reply.outcome = OUTCOME_APPLIED
     reply.sequence = s.current
     return DECIDED
+
+
+# Whether the shop has every location that the command names; if not, the fault is set.
+cdef bint has_locations(State* s, uint32_t shop, const OrderCommand* c) noexcept nogil:
+    cdef uint32_t i
+    for i in range(c.line_count):
+        if c.lines[i].location_id.size and find_location(s, shop, c.lines[i].location_id) == 0:
+            not_found(s, RESOURCE_LOCATION, c.head.shop_id, c.lines[i].location_id)
+            return False
+    if c.location_id.size and find_location(s, shop, c.location_id) == 0:
+        not_found(s, RESOURCE_LOCATION, c.head.shop_id, c.location_id)
+        return False
+    return True
 
 
 cdef void end_order_command(State* s, int kind, const OrderCommand* c, const Reply* reply) noexcept nogil:
@@ -97,8 +114,6 @@ cdef int pay_order(State* s, const OrderCommand* c, Reply* reply) noexcept nogil
     if verdict != DECIDED:
         return verdict
     order = order_at(s, reply.order)
-    if order.more and more_at(s, order.more).received + c.amount > AMOUNT_MINOR_MAX:
-        return invalid(s, b"amount_minor", -1, NULL, b"The order's payments pass the greatest amount.")
     touch_order(s, reply.order)
     more = order_more(s, reply.order)
     more.received += c.amount
@@ -167,7 +182,7 @@ cdef void settle_after_cancel(State* s, uint32_t handle, const int64_t* chosen) 
     cdef bint some_open = open_units(order, more_lines(more), open)
     if order.flags & ORDER_WAITING:
         if some_open:
-            shrink_waits(s, order, chosen)
+            shrink_waits(s, handle, chosen)
         else:
             leave_queues(s, handle)
     if not some_open:
@@ -197,18 +212,24 @@ cdef void release_units(State* s, Order* order, int line, int64_t units) noexcep
     queue_match(s, order_lines(order)[line].sku)
 
 
-cdef void shrink_waits(State* s, const Order* order, const int64_t* chosen) noexcept nogil:
-    cdef uint32_t handle = more_at(s, order.more).waits
+# Of a backorder less is to be served, which may now succeed, so that all its queues are looked at again. It leaves
+# those in which it needs nothing any more.
+cdef void shrink_waits(State* s, uint32_t order_handle, const int64_t* chosen) noexcept nogil:
+    cdef Order* order = order_at(s, order_handle)
+    cdef uint32_t handle = more_at(s, order.more).waits, following
     cdef Wait* wait
     cdef int64_t units
     while handle:
         wait = wait_at(s, handle)
+        following = wait.next_of_order
         units = units_of_sku(order, wait.sku, chosen)
-        if units:
-            wait.need -= units
-            sku_at(s, wait.sku).waiting -= units
+        wait.need -= units
+        sku_at(s, wait.sku).waiting -= units
+        if wait.need:
             queue_match(s, wait.sku)
-        handle = wait.next_of_order
+        else:
+            leave_queue(s, handle)
+        handle = following
 
 
 cdef int64_t units_of_sku(const Order* order, uint32_t sku, const int64_t* chosen) noexcept nogil:
@@ -244,8 +265,6 @@ cdef int ship_order(State* s, const OrderCommand* c, Reply* reply) noexcept nogi
         locations[i] = 0
         if c.lines[i].location_id.size:
             locations[i] = find_location(s, order.shop, c.lines[i].location_id)
-            if locations[i] == 0:
-                return not_found(s, RESOURCE_LOCATION, c.head.shop_id, c.lines[i].location_id)
     if (not order.flags & ORDER_PAID or order.flags & ORDER_WAITING
             or not choose_shipment(s, order, c, locations, plan)):
         reply.outcome = OUTCOME_ILLEGAL_STATE
@@ -284,15 +303,25 @@ cdef int choose_shipment(
     return total > 0
 
 
+# Whether one order could move a counter past its bound; else there is no need to add up.
+cdef inline bint near_bound(int64_t counter) noexcept nogil:
+    return counter > STOCK_MAX - LINES_MAX * QUANTITY_MAX
+
+
 cdef int apply_shipment(State* s, uint32_t handle, const uint32_t* plan) noexcept nogil:
     cdef Order* order = order_at(s, handle)
     cdef Allocation* allocations
     cdef AllocationProgress* progress
-    cdef uint32_t count = order_allocations(s, order, &allocations, &progress), i
+    cdef uint32_t count = order_allocations(s, order, &allocations, &progress), i, k
     cdef StockRow* row
+    cdef int64_t units
     for i in range(count):
-        if row_at(s, allocations[i].row).shipped + plan[i] > STOCK_MAX:
-            return 0
+        if near_bound(row_at(s, allocations[i].row).shipped):
+            units = 0
+            for k in range(i + 1):
+                units += plan[k] if allocations[k].row == allocations[i].row else 0
+            if row_at(s, allocations[i].row).shipped + units > STOCK_MAX:
+                return 0
     touch_order(s, handle)
     for i in range(count):
         if plan[i]:
@@ -339,8 +368,6 @@ cdef int return_order(State* s, const OrderCommand* c, Reply* reply) noexcept no
     order = order_at(s, reply.order)
     if c.location_id.size:
         location = find_location(s, order.shop, c.location_id)
-        if location == 0:
-            return not_found(s, RESOURCE_LOCATION, c.head.shop_id, c.location_id)
     progress = more_lines(order_more(s, reply.order))
     for i in range(order.line_count):
         there[i] = <int64_t>progress[i].shipped - progress[i].returned
@@ -385,7 +412,7 @@ cdef bint may_come_back(
     return True
 
 
-# Checks the counters' bounds, or, with `apply`, moves them. Lines that share a row are few units against its bound.
+# Checks the counters' bounds, or, with `apply`, moves them.
 cdef int take_back(
     State* s, uint32_t handle, bint to_stock, const int64_t* chosen, uint32_t named, bint apply
 ) noexcept nogil:
@@ -393,6 +420,7 @@ cdef int take_back(
     cdef Line* lines = order_lines(order)
     cdef uint32_t location, row_handle
     cdef StockRow* row
+    cdef int64_t units
     cdef int i
     for i in range(order.line_count):
         if chosen[i] == 0:
@@ -401,9 +429,10 @@ cdef int take_back(
         if not apply:
             row_handle = find_row(s, sku_at(s, lines[i].sku), location)
             row = row_at(s, row_handle)
-            if row_handle and (row.returned + LINES_MAX * QUANTITY_MAX > STOCK_MAX
-                               or row.on_hand + LINES_MAX * QUANTITY_MAX > STOCK_MAX):
-                return 0
+            if row_handle and (near_bound(row.returned) or near_bound(row.on_hand)):
+                units = units_that_arrive(s, order, i, chosen, named)
+                if row.returned + units > STOCK_MAX or (to_stock and row.on_hand + units > STOCK_MAX):
+                    return 0
             continue
         row = row_at(s, row_for(s, lines[i].sku, location))
         row.returned += chosen[i]
@@ -415,6 +444,20 @@ cdef int take_back(
     return 1
 
 
+# Of the lines up to `line` those units that come to the same row as its own.
+cdef int64_t units_that_arrive(
+    State* s, const Order* order, int line, const int64_t* chosen, uint32_t named
+) noexcept nogil:
+    cdef uint32_t location = return_location(s, order, line, named)
+    cdef int64_t units = 0
+    cdef int i
+    for i in range(line + 1):
+        if (chosen[i] and order_lines(order)[i].sku == order_lines(order)[line].sku
+                and return_location(s, order, i, named) == location):
+            units += chosen[i]
+    return units
+
+
 cdef int settle_refund(State* s, const OrderCommand* c, Reply* reply) noexcept nogil:
     cdef Order* order
     cdef int64_t due, amount
@@ -422,7 +465,7 @@ cdef int settle_refund(State* s, const OrderCommand* c, Reply* reply) noexcept n
     if verdict != DECIDED:
         return verdict
     order = order_at(s, reply.order)
-    due = refund_due(order, more_at(s, order.more) if order.more else NULL)
+    due = refund_due_of(order, more_at(s, order.more) if order.more else NULL)
     amount = c.amount if c.amount else due
     if due == 0 or amount > due:
         reply.outcome = OUTCOME_ILLEGAL_STATE

@@ -11,13 +11,14 @@ cdef extern from *:
         LOG_ID_BYTES = 16,
 
         LINES_MAX = 64,                    /* lines of one order */
-        ALLOCATIONS_MAX = 256,             /* (line, location) pairs of one order; a plan that needs more does not fit */
+        ALLOCATIONS_MAX = 256,             /* of one order; a plan that needs more does not fit */
         ORDER_COMMANDS_MAX = 1024,         /* commands and payments remembered by one order */
         ATTRIBUTES_MAX = 16,
         ATTRIBUTES_BYTES_MAX = 256,
         PRIORITY_CLASS_MAX = 9,
         BATCH_ITEMS_MAX = 1024,
         MESSAGE_BYTES_MAX = 4 * 1024 * 1024,
+        RECORD_BYTES_MAX = 4 * 1024 * 1024,    /* one record of the log */
         RECORD_COMMAND_BYTES_MAX = 64 * 1024,  /* one command in canonical form */
 
         PARTITIONS = 1024,
@@ -33,7 +34,7 @@ cdef extern from *:
 
         BACKORDER_LOOKAHEAD_MAX = 64,      /* backorders of a SKU that one match looks at */
         BACKORDER_PASSES_MAX = 8,          /* how often the head of a queue may be passed */
-        STEPS_MAX = 4096,                  /* lines and allocations that a tick or a match may touch, give or take one order */
+        STEPS_MAX = 4096,                  /* lines and allocations that a tick or match may touch */
 
         IDEMPOTENCY_ENTRIES_DEFAULT = 10000000,
         LEVEL_MAX = 1,
@@ -51,7 +52,7 @@ cdef extern from *:
     """
     const int ID_BYTES_MAX, REGION_BYTES_MAX, REASON_BYTES_MAX, CURRENCY_BYTES, LOG_ID_BYTES
     const int LINES_MAX, ALLOCATIONS_MAX, ORDER_COMMANDS_MAX, ATTRIBUTES_MAX, ATTRIBUTES_BYTES_MAX
-    const int PRIORITY_CLASS_MAX, BATCH_ITEMS_MAX, MESSAGE_BYTES_MAX, RECORD_COMMAND_BYTES_MAX
+    const int PRIORITY_CLASS_MAX, BATCH_ITEMS_MAX, MESSAGE_BYTES_MAX, RECORD_BYTES_MAX, RECORD_COMMAND_BYTES_MAX
     const int PARTITIONS, LOCATIONS_PER_SHOP_MAX, REGIONS_PER_SHOP_MAX, REGION_COSTS_MAX, REGION_COST_DEFAULT
     const int SAFETY_OVERRIDES_MAX, SHOPS_MAX, SKUS_MAX, ORDERS_MAX, DURATIONS_MAX
     const int BACKORDER_LOOKAHEAD_MAX, BACKORDER_PASSES_MAX, STEPS_MAX, IDEMPOTENCY_ENTRIES_DEFAULT, LEVEL_MAX

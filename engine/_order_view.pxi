@@ -18,7 +18,7 @@ cdef enum:
 
 
 # The precedence is the one that order.proto states. `progress` NULL: nothing happened to the lines.
-cdef uint8_t order_state(const Order* order, const LineProgress* progress) noexcept nogil:
+cdef uint8_t order_state_of(const Order* order, const LineProgress* progress) noexcept nogil:
     cdef int64_t ordered = 0, shipped = 0, cancelled = 0, delivered = 0, returned = 0
     cdef int i
     if order.flags & ORDER_WAITING:
@@ -76,15 +76,15 @@ cdef inline int64_t payable(const Order* order, OrderMore* more) noexcept nogil:
 cdef inline int64_t credit(const OrderMore* more) noexcept nogil:
     return more.received - more.refunded
 
-cdef int64_t refund_due(const Order* order, OrderMore* more) noexcept nogil:
+cdef int64_t refund_due_of(const Order* order, OrderMore* more) noexcept nogil:
     cdef int64_t due = credit(more) - payable(order, more) if more != NULL else 0
     return due if due > 0 else 0
 
 
-cdef uint8_t payment_state(const Order* order, OrderMore* more) noexcept nogil:
+cdef uint8_t payment_state_of(const Order* order, OrderMore* more) noexcept nogil:
     if more == NULL:
         return PAYMENT_UNPAID
-    if refund_due(order, more) > 0:
+    if refund_due_of(order, more) > 0:
         return PAYMENT_REFUND_DUE
     if order.flags & ORDER_PAID and (more.refunded == 0 or payable(order, more) > 0):
         return PAYMENT_PAID
@@ -95,15 +95,15 @@ cdef uint8_t payment_state(const Order* order, OrderMore* more) noexcept nogil:
 cdef void view_order(State* s, const Order* order, OrderView* view, bint first) noexcept nogil:
     cdef OrderMore* more = more_at(s, order.more) if order.more else NULL
     cdef Shop* shop = shop_at(s, order.shop)
-    view.order_id = order_id(order)
-    view.shop_id = shop_id(shop)
+    view.order_id = id_of_order(order)
+    view.shop_id = id_of_shop(shop)
     view.buyer_id = order_buyer(order)
-    view.state = order_state(order, more_lines(more) if more != NULL else NULL)
-    view.payment_state = payment_state(order, more)
+    view.state = order_state_of(order, more_lines(more) if more != NULL else NULL)
+    view.payment_state = payment_state_of(order, more)
     memcpy(view.currency, shop.currency, CURRENCY_BYTES)
     view.received = more.received if more != NULL else 0
     view.refunded = more.refunded if more != NULL else 0
-    view.refund_due = refund_due(order, more)
+    view.refund_due = refund_due_of(order, more)
     view.accepted_at_ms = order.accepted_at_ms
     view.expires_at_ms = order.expires_at_ms
     view.placed_at_ms = order_placed_at(order)[0] if order.flags & ORDER_HAS_PLACED_AT else 0
@@ -121,7 +121,7 @@ cdef void view_lines(State* s, const Order* order, OrderMore* more, OrderView* v
     view.line_count = order.line_count
     for i in range(order.line_count):
         line = &view.lines[i]
-        line.sku_id = sku_id(sku_at(s, lines[i].sku))
+        line.sku_id = id_of_sku(sku_at(s, lines[i].sku))
         line.quantity = lines[i].quantity
         line.amount = lines[i].amount
         line.shipped = line.cancelled = line.delivered = line.returned = line.written_off = 0
@@ -148,7 +148,7 @@ cdef void view_allocations(State* s, const Order* order, OrderView* view, bint f
         count = order.allocation_count
     view.allocation_count = count
     for i in range(count):
-        view.allocations[i].location_id = location_id(location_at(s, row_at(s, allocations[i].row).location))
+        view.allocations[i].location_id = id_of_location(location_at(s, row_at(s, allocations[i].row).location))
         view.allocations[i].line_index = allocations[i].line
         view.allocations[i].quantity = allocations[i].quantity
         view.allocations[i].shipped = progress[i].shipped if progress != NULL else 0

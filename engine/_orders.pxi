@@ -3,7 +3,7 @@
 cdef uint32_t find_order(State* s, uint32_t shop, Span id) noexcept nogil:
     cdef Probe probe = index_probe(&s.orders, index_hash(s, shop, id))
     cdef uint32_t handle = probe_next(&s.arena, &probe)
-    while handle and not (order_at(s, handle).shop == shop and span_equal(order_id(order_at(s, handle)), id)):
+    while handle and not (order_at(s, handle).shop == shop and span_equal(id_of_order(order_at(s, handle)), id)):
         handle = probe_next(&s.arena, &probe)
     return handle
 
@@ -170,7 +170,7 @@ cdef uint32_t accept(
     if c.placed_at_ms:
         order_placed_at(order)[0] = c.placed_at_ms
     memcpy(order_first_allocations(order), s.plan, planned * sizeof(Allocation))
-    memcpy(<uint8_t*>order_id(order).data, c.order_id.data, c.order_id.size)
+    memcpy(<uint8_t*>id_of_order(order).data, c.order_id.data, c.order_id.size)
     memcpy(<uint8_t*>order_buyer(order).data, c.buyer_id.data, c.buyer_id.size)
     index_insert(&s.orders, &s.arena, handle, index_hash(s, demand.shop, c.order_id))
     shop_at(s, demand.shop).refs += 1

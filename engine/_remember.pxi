@@ -108,7 +108,7 @@ cdef inline int64_t oldest_remembered_ends_ms(State* s) noexcept nogil:
 
 
 # Faults. Each returns FAULT, so that a handler can end with it.
-cdef int fault(State* s, int code, const char* reason, const char* description) noexcept nogil:
+cdef int set_fault(State* s, int code, const char* reason, const char* description) noexcept nogil:
     memset(&s.fault, 0, sizeof(Fault))
     s.fault.code = code
     s.fault.reason = reason
@@ -117,14 +117,14 @@ cdef int fault(State* s, int code, const char* reason, const char* description) 
     return FAULT
 
 cdef int invalid(State* s, const char* field, int index, const char* subfield, const char* text) noexcept nogil:
-    fault(s, CODE_INVALID_ARGUMENT, b"INVALID_FIELD", text)
+    set_fault(s, CODE_INVALID_ARGUMENT, b"INVALID_FIELD", text)
     s.fault.field = field
     s.fault.index = index
     s.fault.subfield = subfield
     return FAULT
 
 cdef int exhausted(State* s, const char* reason, const char* description) noexcept nogil:
-    return fault(s, CODE_RESOURCE_EXHAUSTED, reason, description)
+    return set_fault(s, CODE_RESOURCE_EXHAUSTED, reason, description)
 
 cdef int not_found(State* s, int resource, Span shop, Span id) noexcept nogil:
     cdef const char* reason = b"ORDER_NOT_FOUND"
@@ -134,14 +134,14 @@ cdef int not_found(State* s, int resource, Span shop, Span id) noexcept nogil:
         reason = b"LOCATION_NOT_FOUND"
     elif resource == RESOURCE_SKU:
         reason = b"SKU_NOT_FOUND"
-    fault(s, CODE_NOT_FOUND, reason, b"It does not exist.")
+    set_fault(s, CODE_NOT_FOUND, reason, b"It does not exist.")
     s.fault.resource = resource
     s.fault.shop_id = shop
     s.fault.id = id
     return FAULT
 
 cdef int conflict(State* s, Span shop, Span id) noexcept nogil:
-    fault(s, CODE_ALREADY_EXISTS, b"ID_CONFLICT", b"The id was used with other content.")
+    set_fault(s, CODE_ALREADY_EXISTS, b"ID_CONFLICT", b"The id was used with other content.")
     s.fault.resource = RESOURCE_ORDER
     s.fault.shop_id = shop
     s.fault.id = id

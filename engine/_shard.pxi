@@ -231,7 +231,8 @@ cdef int replay_next(State* s, LogReader* reader, const char** reason) noexcept 
     return LOG_RECORD
 
 
-# Item by item; `journal`, if there is one, takes the records. CODE_OK, or why the batch as a whole was refused, in `out`.
+# Item by item; `journal`, if there is one, takes the records. CODE_OK, or why the batch as a whole was refused, in
+# `out`.
 cdef int execute_batch(
     State* s, int method, const uint8_t* data, size_t size, int64_t now_ms, Buffer* out, Journal* journal
 ) noexcept nogil:

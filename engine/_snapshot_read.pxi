@@ -1,6 +1,5 @@
-# Reading a snapshot. Sections are checked by CRC before they are looked into, and by their digests after all of it is there.
-
-import mmap as _mmap
+# Reading a snapshot. Sections are checked by CRC before they are looked into, and by their digests after all of it is
+# there.
 
 # What can be put into its list only when everything is read, so that every list keeps its order.
 cdef enum Later:
@@ -275,25 +274,28 @@ cdef int read_order(SnapshotReader* r) noexcept nogil:
     head.shop = r.shop
     head.id_size = <uint8_t>id.size
     head.buyer_size = <uint8_t>buyer.size
-    handle = arena_new(&s.arena, order_bytes(head.line_count, head.flags & ORDER_HAS_PLACED_AT, count, id.size, buyer.size))
+    handle = arena_new(&s.arena, order_bytes(head.line_count, head.flags & ORDER_HAS_PLACED_AT, count, id.size,
+                                             buyer.size))
     order = order_at(s, handle)
     memcpy(order, &head, sizeof(Order))
     memcpy(order_lines(order), lines, head.line_count * sizeof(Line))
     if order.flags & ORDER_HAS_PLACED_AT:
         order_placed_at(order)[0] = placed_at_ms
     memcpy(order_first_allocations(order), s.plan, count * sizeof(Allocation))
-    memcpy(<uint8_t*>order_id(order).data, id.data, id.size)
+    memcpy(<uint8_t*>id_of_order(order).data, id.data, id.size)
     memcpy(<uint8_t*>order_buyer(order).data, buyer.data, buyer.size)
     return join_order(r, handle, lines, hold_ms, rank)
 
 
 # Into the index, the counters, and what follows the head.
-cdef int join_order(SnapshotReader* r, uint32_t handle, const Line* lines, int64_t hold_ms, uint32_t rank) noexcept nogil:
+cdef int join_order(
+    SnapshotReader* r, uint32_t handle, const Line* lines, int64_t hold_ms, uint32_t rank
+) noexcept nogil:
     cdef State* s = r.s
     cdef Order* order = order_at(s, handle)
     cdef Hash128 business
     cdef int i, slot
-    index_insert(&s.orders, &s.arena, handle, index_hash(s, r.shop, order_id(order)))
+    index_insert(&s.orders, &s.arena, handle, index_hash(s, r.shop, id_of_order(order)))
     shop_at(s, r.shop).refs += 1
     for i in range(order.line_count):
         sku_at(s, lines[i].sku).uses += 1
@@ -419,203 +421,3 @@ cdef int read_remembered(SnapshotReader* r) noexcept nogil:
     handle = new_remembered(r.s, r.shop, kind, id, content, sequence, outcome, time_ms, line)
     list_later(r, LATER_REMEMBERED, r32(r), handle)
     return r.failure == NULL
-
-
-# One section, its CRC checked already.
-cdef int read_section(SnapshotReader* r, const SectionHeader* header, const uint8_t* payload) noexcept nogil:
-    cdef uint32_t i
-    cdef int item, good = 1
-    cdef uint64_t before[4]
-    r.at = payload
-    r.end = payload + header.size
-    r.shop = 0
-    memcpy(before, r.s.business, 16)
-    memcpy(before + 2, r.s.whole, 16)
-    for i in range(header.items):
-        item = r8(r)
-        if item != ITEM_SHOP and r.shop == 0:
-            return damaged(r, b"an item before its shop")
-        if item == ITEM_SHOP:
-            good = read_shop(r)
-        elif item == ITEM_LOCATION:
-            good = read_location(r)
-        elif item == ITEM_SKU:
-            good = read_sku(r)
-        elif item == ITEM_ORDER:
-            good = read_order(r)
-        elif item == ITEM_REMEMBERED:
-            good = read_remembered(r)
-        else:
-            good = damaged(r, b"an item of unknown kind")
-        if not good or r.failure != NULL:
-            return 0
-    settle_rows(r.s)
-    add_difference(r, header.partition, before)
-    return 1 if r.at == r.end else damaged(r, b"bytes after the last item")
-
-
-# Rows were touched while they were filled; their digests go in, and nothing is an effect.
-cdef void settle_rows(State* s) noexcept nogil:
-    cdef uint32_t i
-    cdef StockRow* row
-    for i in range(s.touched_row_count):
-        row = row_at(s, s.touched_rows[i])
-        row.touched = 0
-        row.digest = stock_digest(s, row)
-        count_in(s.business, row.digest)
-        count_in(s.whole, row.digest)
-    s.touched_row_count = 0
-
-
-# What the sums grew by since `before` belongs to a partition.
-cdef void add_difference(SnapshotReader* r, uint32_t partition, const uint64_t* before) noexcept nogil:
-    cdef uint64_t grown_by[4]
-    memcpy(grown_by, r.s.business, 16)
-    memcpy(grown_by + 2, r.s.whole, 16)
-    sum_subtract(grown_by, before[0], before[1])
-    sum_subtract(grown_by + 2, before[2], before[3])
-    sum_add(r.sums[partition], grown_by[0], grown_by[1])
-    sum_add(r.sums[partition] + 2, grown_by[2], grown_by[3])
-
-
-# The lists, each in the order that it had.
-cdef void read_lists(SnapshotReader* r) noexcept nogil:
-    cdef State* s = r.s
-    cdef size_t i
-    cdef int slot
-    cdef uint64_t before[4]
-    cdef uint32_t shop
-    for slot in range(DURATIONS):
-        if s.holds[slot].items.tail == UINT32_MAX:
-            s.holds[slot].items.tail = 0
-            s.holds[slot].users -= 1
-        if s.windows[slot].items.tail == UINT32_MAX:
-            s.windows[slot].items.tail = 0
-            s.windows[slot].users -= 1
-    qsort(r.listings, r.count, sizeof(Listing), by_rank)
-    for i in range(r.count):
-        memcpy(before, s.business, 16)
-        memcpy(before + 2, s.whole, 16)
-        shop = join_list(s, &r.listings[i])
-        add_difference(r, partition_number(shop_id(shop_at(s, shop))), before)
-
-
-# Returns the shop.
-cdef uint32_t join_list(State* s, const Listing* listing) noexcept nogil:
-    cdef uint32_t shop
-    cdef List* items
-    if listing.later == LATER_REMEMBERED:
-        append_remembered(s, listing.handle)
-        return (<Remembered*>arena_at(&s.arena, listing.handle)).shop
-    if listing.later == LATER_QUEUED:
-        shop = sku_at(s, listing.handle).shop
-        if sku_at(s, listing.handle).queue:
-            items = &shop_at(s, shop).queued
-            list_remove(items, &s.arena, listing.handle, queued_links())
-            list_append(items, &s.arena, listing.handle, queued_links())
-        return shop
-    if listing.later == LATER_MATCH:
-        queue_match(s, listing.handle)
-        return sku_at(s, listing.handle).shop
-    shop = order_at(s, listing.handle).shop
-    if listing.later == LATER_HOLD:
-        items = &s.holds[order_at(s, listing.handle).ttl_slot].items
-        list_append(items, &s.arena, listing.handle, hold_links())
-    elif listing.later == LATER_PURCHASE:
-        add_purchase(s, listing.handle, listing.sku, listing.slot, listing.ends_at_ms, <uint32_t>listing.need)
-    else:
-        add_wait(s, listing.handle, listing.sku, listing.need, listing.passed)
-    return shop
-
-
-cdef object load_snapshot(str path, bytes log_id):
-    cdef SnapshotReader* r = <SnapshotReader*>calloc(1, sizeof(SnapshotReader))
-    cdef const uint8_t[::1] view
-    try:
-        with open(path, "rb") as file:
-            try:
-                mapped = _mmap.mmap(file.fileno(), 0, access=_mmap.ACCESS_READ)
-            except ValueError:
-                raise SnapshotDamaged(path, "header", 0, "the file is empty") from None
-        view = mapped
-        try:
-            return _load(r, path, view, log_id)
-        finally:
-            view = None
-            mapped.close()
-    finally:
-        free(r.listings)
-        free(r)
-
-
-cdef Shard _load(SnapshotReader* r, str path, const uint8_t[::1] view, bytes log_id):
-    cdef SnapshotHeader header
-    cdef size_t offset = sizeof(SnapshotHeader)
-    cdef Shard shard
-    cdef uint64_t before_lists
-    if <size_t>view.shape[0] < sizeof(header):
-        raise SnapshotDamaged(path, "header", 0, "the file is shorter than its header")
-    memcpy(&header, &view[0], sizeof(header))
-    if header.magic != SNAPSHOT_MAGIC or header.crc != crc32c_of(<uint8_t*>&header, sizeof(header) - 4, 0):
-        raise SnapshotDamaged(path, "header", 0, "magic or CRC is wrong")
-    if header.format_version != SNAPSHOT_VERSION:
-        raise JournalFormatError(path, header.format_version, SNAPSHOT_VERSION)
-    if header.level > LEVEL_NOW:
-        raise SnapshotDamaged(path, "header", 0, f"level {header.level} is newer than this program, which knows {LEVEL_NOW}")
-    shard = Shard.empty(header.log_id[:LOG_ID_BYTES] if log_id is None else log_id)
-    r.s = shard.state
-    _begin_state(r.s, &header)
-    for _ in range(header.sections):
-        offset = _load_section(r, path, view, offset)
-    if offset != <size_t>view.shape[0]:
-        raise SnapshotDamaged(path, "end", offset, "bytes after the last section")
-    with nogil:
-        read_lists(r)
-    _compare_digests(r, path, view, &header)
-    return shard
-
-
-cdef void _begin_state(State* s, const SnapshotHeader* header) noexcept nogil:
-    s.level = header.level
-    s.sequence = header.sequence
-    s.time_ms = header.time_ms
-    s.now_ms = header.time_ms
-    s.window_ms = header.window_ms
-    s.remembered_max = header.remembered_max
-
-
-# Returns where the next section begins.
-cdef size_t _load_section(SnapshotReader* r, str path, const uint8_t[::1] view, size_t offset) except 0:
-    cdef SectionHeader section
-    cdef size_t left = <size_t>view.shape[0] - offset
-    cdef const uint8_t* payload
-    if left < sizeof(section):
-        raise SnapshotDamaged(path, "next", offset, "the file ends before all of its sections")
-    memcpy(&section, &view[offset], sizeof(section))
-    if section.crc != crc32c_of(<uint8_t*>&section, sizeof(section) - 4, 0) or section.partition >= <uint32_t>PARTITIONS:
-        raise SnapshotDamaged(path, "next", offset, "the section's header is damaged")
-    name = f"partition {section.partition}"
-    if section.size > left - sizeof(section):
-        raise SnapshotDamaged(path, name, offset, "the file ends inside of the section")
-    payload = &view[0] + offset + sizeof(section)
-    if crc32c_of(payload, section.size, 0) != section.payload_crc:
-        raise SnapshotDamaged(path, name, offset, "the CRC of the section is wrong")
-    with nogil:
-        read_section(r, &section, payload)
-    if r.failure != NULL:
-        raise SnapshotDamaged(path, name, r.at - &view[0], r.failure.decode())
-    return offset + sizeof(section) + section.size
-
-
-cdef int _compare_digests(SnapshotReader* r, str path, const uint8_t[::1] view, const SnapshotHeader* header) except 0:
-    cdef SectionHeader section
-    cdef size_t offset = sizeof(SnapshotHeader)
-    for _ in range(header.sections):
-        memcpy(&section, &view[offset], sizeof(section))
-        if memcmp(section.business, r.sums[section.partition], 16) or memcmp(
-                section.whole, r.sums[section.partition] + 2, 16):
-            raise SnapshotDamaged(path, f"partition {section.partition}", offset, "the digests of the section differ")
-        offset += sizeof(section) + section.size
-    if memcmp(header.business, r.s.business, 16) or memcmp(header.whole, r.s.whole, 16):
-        raise SnapshotDamaged(path, "header", 0, "the digests of the shard differ")
-    return 1

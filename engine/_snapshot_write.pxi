@@ -31,7 +31,7 @@ cdef inline void wstr(SnapshotWriter* w, Span text) noexcept nogil:
 
 cdef void place(SnapshotWriter* w, int item, uint32_t shop_handle, uint32_t handle, Span id) noexcept nogil:
     cdef Placed* placed = &w.placed[w.count]
-    placed.shop_id = shop_id(shop_at(w.s, shop_handle))
+    placed.shop_id = id_of_shop(shop_at(w.s, shop_handle))
     placed.partition = partition_number(placed.shop_id)
     placed.shop = shop_handle
     placed.handle = handle
@@ -47,23 +47,23 @@ cdef void place_everything(SnapshotWriter* w) noexcept nogil:
     w.placed = <Placed*>grown(NULL, (s.shops.count + s.locations.count + s.skus.count + s.orders.count
                                      + s.remembered.count + 1) * sizeof(Placed))
     while handle:
-        place(w, ITEM_SHOP, handle, handle, shop_id(shop_at(s, handle)))
+        place(w, ITEM_SHOP, handle, handle, id_of_shop(shop_at(s, handle)))
         ranks_add_list(&w.queued, s, shop_at(s, handle).queued.head, queued_links())
         handle = index_each(&s.shops, &s.arena, &cursor)
     cursor = 0
     handle = index_each(&s.locations, &s.arena, &cursor)
     while handle:
-        place(w, ITEM_LOCATION, location_at(s, handle).shop, handle, location_id(location_at(s, handle)))
+        place(w, ITEM_LOCATION, location_at(s, handle).shop, handle, id_of_location(location_at(s, handle)))
         handle = index_each(&s.locations, &s.arena, &cursor)
     cursor = 0
     handle = index_each(&s.skus, &s.arena, &cursor)
     while handle:
-        place(w, ITEM_SKU, sku_at(s, handle).shop, handle, sku_id(sku_at(s, handle)))
+        place(w, ITEM_SKU, sku_at(s, handle).shop, handle, id_of_sku(sku_at(s, handle)))
         handle = index_each(&s.skus, &s.arena, &cursor)
     cursor = 0
     handle = index_each(&s.orders, &s.arena, &cursor)
     while handle:
-        place(w, ITEM_ORDER, order_at(s, handle).shop, handle, order_id(order_at(s, handle)))
+        place(w, ITEM_ORDER, order_at(s, handle).shop, handle, id_of_order(order_at(s, handle)))
         handle = index_each(&s.orders, &s.arena, &cursor)
     handle = s.remembered_head
     while handle:
@@ -90,7 +90,7 @@ cdef void rank_lists(SnapshotWriter* w) noexcept nogil:
 
 cdef void write_shop(SnapshotWriter* w, const Shop* shop) noexcept nogil:
     cdef uint32_t i
-    wstr(w, shop_id(shop))
+    wstr(w, id_of_shop(shop))
     whash(w, shop.content)
     w64(w, shop.revision)
     w8(w, shop.status)
@@ -109,7 +109,7 @@ cdef void write_shop(SnapshotWriter* w, const Shop* shop) noexcept nogil:
 
 
 cdef void write_location(SnapshotWriter* w, const Location* location) noexcept nogil:
-    wstr(w, location_id(location))
+    wstr(w, id_of_location(location))
     whash(w, location.content)
     w64(w, location.revision)
     w8(w, location.status)
@@ -122,7 +122,7 @@ cdef void write_location(SnapshotWriter* w, const Location* location) noexcept n
 cdef void write_sku(SnapshotWriter* w, uint32_t handle) noexcept nogil:
     cdef Sku* sku = sku_at(w.s, handle)
     cdef uint32_t row = sku.rows
-    wstr(w, sku_id(sku))
+    wstr(w, id_of_sku(sku))
     whash(w, sku.content)
     w64(w, sku.revision)
     w8(w, sku.status)
@@ -144,7 +144,7 @@ cdef void write_sku(SnapshotWriter* w, uint32_t handle) noexcept nogil:
 
 
 cdef void write_row(SnapshotWriter* w, const StockRow* row) noexcept nogil:
-    wstr(w, location_id(location_at(w.s, row.location)))
+    wstr(w, id_of_location(location_at(w.s, row.location)))
     w64(w, row.on_hand)
     w64(w, row.reserved)
     w64(w, row.safety_stock)
@@ -164,7 +164,7 @@ cdef void write_allocations(SnapshotWriter* w, const Allocation* allocations, ui
     w16(w, <uint16_t>count)
     for i in range(count):
         w8(w, <uint8_t>allocations[i].line)
-        wstr(w, location_id(location_at(w.s, row_at(w.s, allocations[i].row).location)))
+        wstr(w, id_of_location(location_at(w.s, row_at(w.s, allocations[i].row).location)))
         w32(w, allocations[i].quantity)
 
 
@@ -176,7 +176,7 @@ cdef void write_order(SnapshotWriter* w, uint32_t handle) noexcept nogil:
     cdef int i
     count_in(w.business, business)
     count_in(w.whole, order_digest(s, order, business))
-    wstr(w, order_id(order))
+    wstr(w, id_of_order(order))
     wstr(w, order_buyer(order))
     whash(w, order.content)
     w64(w, order.sequence)
@@ -192,7 +192,7 @@ cdef void write_order(SnapshotWriter* w, uint32_t handle) noexcept nogil:
     w32(w, rank_of(&w.held, handle))
     w8(w, order.line_count)
     for i in range(order.line_count):
-        wstr(w, sku_id(sku_at(s, lines[i].sku)))
+        wstr(w, id_of_sku(sku_at(s, lines[i].sku)))
         w32(w, lines[i].quantity)
         w64(w, lines[i].amount)
     write_allocations(w, order_first_allocations(order), order.allocation_count)
@@ -230,7 +230,7 @@ cdef void write_more(SnapshotWriter* w, const Order* order) noexcept nogil:
     handle = more.waits
     while handle:
         w8(w, 1)
-        wstr(w, sku_id(sku_at(s, wait_at(s, handle).sku)))
+        wstr(w, id_of_sku(sku_at(s, wait_at(s, handle).sku)))
         w64(w, wait_at(s, handle).need)
         w32(w, wait_at(s, handle).passed)
         count_in(w.whole, wait_digest(s, wait_at(s, handle)))
@@ -239,7 +239,7 @@ cdef void write_more(SnapshotWriter* w, const Order* order) noexcept nogil:
     handle = more.purchases
     while handle:
         w8(w, 1)
-        wstr(w, sku_id(sku_at(s, usage_at(s, purchase_at(s, handle).usage).sku)))
+        wstr(w, id_of_sku(sku_at(s, usage_at(s, purchase_at(s, handle).usage).sku)))
         w32(w, purchase_at(s, handle).quantity)
         w64(w, purchase_at(s, handle).ends_at_ms)
         w64(w, s.windows[purchase_at(s, handle).slot].duration_ms)
@@ -252,7 +252,7 @@ cdef void write_more(SnapshotWriter* w, const Order* order) noexcept nogil:
 cdef void write_command(SnapshotWriter* w, const Order* order, const Command* command) noexcept nogil:
     w8(w, command.kind)
     w8(w, command.outcome)
-    wstr(w, command_id(command))
+    wstr(w, id_of_command(command))
     whash(w, command.content)
     w64(w, command.sequence)
     count_in(w.whole, command_digest(w.s, order, command))

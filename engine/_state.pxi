@@ -255,16 +255,16 @@ cdef inline bint span_equal(Span a, Span b) noexcept nogil:
     return a.size == b.size and memcmp(a.data, b.data, a.size) == 0
 
 # The ids at the end of the objects.
-cdef inline Span shop_id(const Shop* shop) noexcept nogil:
+cdef inline Span id_of_shop(const Shop* shop) noexcept nogil:
     return span_of(<const uint8_t*>shop + sizeof(Shop), shop.id_size)
 
-cdef inline Span location_id(const Location* location) noexcept nogil:
+cdef inline Span id_of_location(const Location* location) noexcept nogil:
     return span_of(<const uint8_t*>location + sizeof(Location), location.id_size)
 
-cdef inline Span sku_id(const Sku* sku) noexcept nogil:
+cdef inline Span id_of_sku(const Sku* sku) noexcept nogil:
     return span_of(<const uint8_t*>sku + sizeof(Sku), sku.id_size)
 
-cdef inline Span command_id(const Command* command) noexcept nogil:
+cdef inline Span id_of_command(const Command* command) noexcept nogil:
     return span_of(<const uint8_t*>command + sizeof(Command), command.id_size)
 
 cdef inline Span remembered_id(const Remembered* remembered) noexcept nogil:
@@ -282,7 +282,9 @@ cdef inline Span region_name(State* s, const Shop* shop, uint16_t number) noexce
 
 
 # The parts of an order, in the order in which they stand.
-cdef inline size_t order_bytes(int lines, bint has_placed_at, int allocations, int id_size, int buyer_size) noexcept nogil:
+cdef inline size_t order_bytes(
+    int lines, bint has_placed_at, int allocations, int id_size, int buyer_size
+) noexcept nogil:
     return (sizeof(Order) + lines * sizeof(Line) + (8 if has_placed_at else 0) + allocations * sizeof(Allocation)
             + id_size + buyer_size)
 
@@ -295,11 +297,12 @@ cdef inline int64_t* order_placed_at(const Order* order) noexcept nogil:
 cdef inline Allocation* order_first_allocations(const Order* order) noexcept nogil:
     return <Allocation*>(order_placed_at(order) + (1 if order.flags & ORDER_HAS_PLACED_AT else 0))
 
-cdef inline Span order_id(const Order* order) noexcept nogil:
+cdef inline Span id_of_order(const Order* order) noexcept nogil:
     return span_of(<uint8_t*>(order_first_allocations(order) + order.allocation_count), order.id_size)
 
 cdef inline Span order_buyer(const Order* order) noexcept nogil:
-    return span_of(<uint8_t*>(order_first_allocations(order) + order.allocation_count) + order.id_size, order.buyer_size)
+    return span_of(<uint8_t*>(order_first_allocations(order) + order.allocation_count) + order.id_size,
+                   order.buyer_size)
 
 
 cdef inline size_t more_bytes(const Order* order) noexcept nogil:

@@ -1,5 +1,5 @@
-# Stock rows, and the list of what a command touched. An object is touched before its first change: its old digest leaves the
-# sums. finish() adds the new ones, once each, and tells them as effects.
+# Stock rows, and the list of what a command touched. An object is touched before its first change: its old digest
+# leaves the sums. finish() adds the new ones, once each, and tells them as effects.
 
 cdef void touch_row(State* s, uint32_t handle) noexcept nogil:
     cdef StockRow* row = row_at(s, handle)
@@ -68,9 +68,9 @@ cdef void finish(State* s) noexcept nogil:
 
 cdef void view_stock(State* s, const StockRow* row, StockView* view) noexcept nogil:
     cdef Sku* sku = sku_at(s, row.sku)
-    view.shop_id = shop_id(shop_at(s, sku.shop))
-    view.sku_id = sku_id(sku)
-    view.location_id = location_id(location_at(s, row.location))
+    view.shop_id = id_of_shop(shop_at(s, sku.shop))
+    view.sku_id = id_of_sku(sku)
+    view.location_id = id_of_location(location_at(s, row.location))
     view.on_hand = row.on_hand
     view.reserved = row.reserved
     view.available = row.on_hand - row.reserved
@@ -130,8 +130,8 @@ cdef uint32_t row_for(State* s, uint32_t sku_handle, uint32_t location_handle) n
         count_in(s.business, row.digest)
         count_in(s.whole, row.digest)
         at = &sku.rows
-        while at[0] and compare_ids(location_id(location_at(s, row_at(s, at[0]).location)),
-                                    location_id(location_at(s, location_handle))) < 0:
+        while at[0] and compare_ids(id_of_location(location_at(s, row_at(s, at[0]).location)),
+                                    id_of_location(location_at(s, location_handle))) < 0:
             at = &row_at(s, at[0]).next
         row.next = at[0]
         at[0] = handle

@@ -21,16 +21,29 @@ LONG_FILES: dict[str, str] = {}
 # The order of the native stages. A stage may use names of its own row and of the rows above, never of those below. A
 # trailing * stands for every stage whose name begins so.
 STAGES = [
-    ["_platform"],
-    ["_limits"],
-    ["_crc32c"],
-    ["_arena"],
-    ["_types"],
+    ["_platform", "_system"],
+    ["_limits", "_types"],
     ["_wire_*"],
-    ["_state", "_digest", "_catalogue", "_stock", "_allocate", "_orders", "_lifecycle", "_backorder", "_tick"],
+    ["_arena"],
+    [
+        "_state",
+        "_digest",
+        "_order_view",
+        "_remember",
+        "_stock",
+        "_catalogue",
+        "_allocate",
+        "_holds",
+        "_backorder",
+        "_orders",
+        "_lifecycle",
+        "_execute",
+        "_check",
+    ],
+    ["_crc32c"],
     ["_journal_*"],
-    ["_snapshot"],
-    ["_engine"],
+    ["_snapshot_format", "_snapshot_write", "_snapshot_read", "_snapshot_section"],
+    ["_clock", "_shard", "_snapshot_load", "_engine"],
 ]
 
 GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$|(^|/)(requirements\.lock|package-lock\.json|LICENSE)$")

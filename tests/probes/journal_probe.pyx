@@ -1,8 +1,9 @@
 """The journal alone, with bounds checks on, and leaves of it that the public classes do not show."""
 
 include "_platform.pxi"
+include "_limits.pxi"
 include "_crc32c.pxi"
-include "_journal_system.pxi"
+include "_system.pxi"
 include "_journal_format.pxi"
 include "_journal_reader.pxi"
 include "_journal_writer.pxi"

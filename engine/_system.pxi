@@ -1,4 +1,4 @@
-# What the journal asks of the operating system.
+# What is asked of the operating system.
 
 from posix.types cimport off_t
 
@@ -26,7 +26,8 @@ cdef extern from "<sys/mman.h>" nogil:
     void* mmap(void* at, size_t size, int protection, int flags, int fd, off_t offset) noexcept
     int munmap(void* at, size_t size) noexcept
     int madvise(void* at, size_t size, int advice) noexcept
-    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MADV_DONTNEED
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
+    int MADV_DONTNEED, MADV_HUGEPAGE
     void* MAP_FAILED
 
 cdef extern from "<stdio.h>" nogil:
