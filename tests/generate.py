@@ -74,7 +74,16 @@ PROFILES = (
     Profile("full tables", entries_max=12, window_ms=4_000),
     Profile("money", money=True, restock_max=80),
     Profile("one SKU", skus=1, locations=2, backorders=0.9, restock_max=10),
-    Profile("long queues", skus=10, lines=(8, 20, 40, 64), backorders=1.0, limits=0.0, restock_rarely=True),
+    Profile(
+        "long queues",
+        skus=3,
+        lines=(1, 20, 40, 64),
+        quantity_max=2,
+        restock_max=900,
+        backorders=1.0,
+        limits=0.0,
+        restock_rarely=True,
+    ),
 )
 
 
@@ -115,7 +124,7 @@ class Generator:
             method, request = self.opening.pop(0)
             return Step(method, request.SerializeToString(), self.now_ms)
         self._pass_time(model)
-        if self.random.random() < 0.06:
+        if self.random.random() < (0.3 if 0 <= model.next_due_ms() <= self.now_ms else 0.03):
             return Step(fields.TICK, b"", self.now_ms)
         method, request = self._command(model)
         self.past = [*self.past[-60:], (method, request)]
@@ -127,10 +136,9 @@ class Generator:
             self.now_ms += self.random.randrange(200)
         elif chance < 0.43:
             self.now_ms += self.random.choice((1_000, 5_000, 20_000))
-        elif chance < 0.46 and model.held:
-            due = next(iter(model.held)).expires_at_ms
-            self.now_ms = max(self.now_ms, due + self.random.choice((-1, 0, 1)))
-        elif chance < 0.47:
+        elif chance < 0.48 and model.next_due_ms() > 0:
+            self.now_ms = max(self.now_ms, model.next_due_ms() + self.random.choice((-1, 0, 0, 1)))
+        elif chance < 0.49:
             # A clock that went back: logged time does not.
             self.now_ms -= self.random.randrange(500)
 

@@ -114,6 +114,7 @@ class Pair:
 
     def compare_digests(self) -> None:
         assert self.core.sequence == self.model.sequence
+        assert self.core.next_due_ms() == self.model.next_due_ms()
         assert self.core.business_digest() == self.model.business_digest(), "business digests differ"
         assert self.core.state_digest() == self.model.state_digest(), "state digests differ"
         assert self.core.check() == ""

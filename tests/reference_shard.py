@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 
 from google.protobuf.message import Message
 
@@ -224,6 +225,16 @@ class Shard:
         self.changed_orders[order] = None
 
     # Time
+
+    def next_due_ms(self) -> int:
+        """When a tick has work to do; 0: now, -1: never."""
+        if self.to_match:
+            return 0
+        ends = [order.expires_at_ms for order in self.held]
+        ends += [purchase.ends_at_ms for purchase in self.purchases]
+        # They are remembered in the order of their times.
+        ends += [known.time_ms + self.idempotency_window_ms for known in islice(self.remembered.values(), 1)]
+        return min(ends, default=-1)
 
     def tick(self) -> None:
         self.log()
