@@ -23,6 +23,7 @@ include "_backorder.pxi"
 include "_orders.pxi"
 include "_lifecycle.pxi"
 include "_execute.pxi"
+include "_ready.pxi"
 
 cdef extern from "<time.h>" nogil:
     int CLOCK_THREAD_CPUTIME_ID
@@ -35,8 +36,16 @@ cdef uint64_t now_ns() noexcept nogil:
     return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
 
 
+# The number that ends at `last`, one more.
+cdef inline void count_up(uint8_t* last) noexcept nogil:
+    while last[0] == c"9":
+        last[0] = c"0"
+        last -= 1
+    last[0] += 1
+
+
 # `width` digits of a number.
-cdef inline void put_digits(uint8_t* at, int width, uint64_t number) noexcept nogil:
+cdef inline void put_digits(uint8_t* at, int width, uint32_t number) noexcept nogil:
     cdef int i
     for i in range(width - 1, -1, -1):
         at[i] = <uint8_t>(c"0" + number % 10)
@@ -49,13 +58,17 @@ cdef const uint8_t* REQUEST = (
 )
 
 
+cdef enum:
+    REQUEST_BYTES = 50
+
+
 cdef class CoreLoop:
     """A shard under one-line orders with unique 20-byte order ids and 8-byte buyer ids over `skus` SKUs of one shop."""
     cdef State* state
     cdef uint32_t skus
-    cdef uint64_t orders, random
-    cdef uint8_t request[64]
-    cdef Buffer scratch
+    cdef uint64_t random
+    cdef uint8_t order_digits[18]
+    cdef uint8_t requests[GROUP][REQUEST_BYTES]
 
     def __cinit__(self):
         self.state = <State*>calloc(1, sizeof(State))
@@ -67,68 +80,74 @@ cdef class CoreLoop:
         free(self.state)
 
     def __init__(self, uint32_t skus):
+        cdef int i
         self.skus = skus
         self.random = 88172645463325252
-        memcpy(self.request, REQUEST, 50)
+        memset(self.order_digits, c"0", 18)
+        for i in range(GROUP):
+            memcpy(self.requests[i], REQUEST, REQUEST_BYTES)
 
     def command(self, int method, bytes request not None, int64_t now_ms):
         """Carries out one command for the set-up; True if it was decided."""
         return execute(self.state, method, request, len(request), now_ms) == DECIDED
 
-    cdef void fill(self, uint64_t sku) noexcept nogil:
-        put_digits(self.request + 4, 18, self.orders)
-        put_digits(self.request + 27, 8, self.orders)
-        put_digits(self.request + 40, 8, sku)
-
-    cdef uint64_t next_sku(self) noexcept nogil:
+    # The next request: a new order, a SKU among the first `spread`.
+    cdef void fill(self, int i, uint32_t spread) noexcept nogil:
         self.random ^= self.random << 13
         self.random ^= self.random >> 7
         self.random ^= self.random << 17
-        return self.random % self.skus
+        count_up(self.order_digits + 17)
+        memcpy(self.requests[i] + 4, self.order_digits, 18)
+        memcpy(self.requests[i] + 27, self.order_digits + 10, 8)
+        put_digits(self.requests[i] + 40, 8, <uint32_t>((self.random >> 32) * spread >> 32))
 
-    def run(self, uint64_t count, int64_t now_ms):
-        """Request bytes to answer and record. Returns (ns, orders placed)."""
+    def expect(self, uint64_t orders):
+        """Populates memory for so many one-line orders, as a server that expects a peak does."""
+        with nogil:
+            expect_orders(self.state, orders)
+
+    def place_one_by_one(self, uint64_t count, uint32_t spread, int64_t now_ms):
+        """As unary calls come: request bytes to answer and record. Returns (ns of CPU, orders placed)."""
         cdef uint64_t i, placed = 0, began = now_ns()
         with nogil:
             for i in range(count):
-                self.fill(self.next_sku())
-                execute(self.state, PLACE_ORDER, self.request, 50, now_ms)
+                self.fill(0, spread)
+                execute(self.state, PLACE_ORDER, self.requests[0], REQUEST_BYTES, now_ms)
                 placed += self.state.record.data[5] == OUTCOME_PLACED
-                self.orders += 1
         return now_ns() - began, placed
 
-    def match(self, uint64_t count, int64_t now_ms):
-        """Decoded commands, ids as strings, to outcome and effects: what a shard costs beside the wire."""
-        cdef uint64_t i, placed = 0, spent = 0, began
-        cdef Reply reply
-        cdef PlaceOrder* c = &self.state.place_order
+    def place_in_groups(self, uint64_t count, uint32_t spread, int64_t now_ms, bint answers=True):
+        """As batches come. Without `answers`: what a shard does beside the wire, from command to record."""
+        cdef uint64_t done = 0, placed = 0, began = now_ns()
         cdef State* s = self.state
-        began = now_ns()
-        self.fill(0)
-        decode_place_order(self.request, 50, c, &self.scratch, &s.fault)
+        cdef Span items[GROUP]
+        cdef PlaceOrder* orders[GROUP]
+        cdef Reply reply
+        cdef int i, verdict
         with nogil:
-            for i in range(count):
-                self.fill(self.next_sku())
-                memset(&reply, 0, sizeof(reply))
-                reply.line = -1
-                s.now_ms = now_ms
-                s.current = s.sequence + 1
-                place_order(s, c, &reply)
-                s.sequence = s.current
-                finish(s)
-                write_record(s, PLACE_ORDER, reply.outcome, c.head.canonical)
-                placed += reply.outcome == OUTCOME_PLACED
-                self.orders += 1
+            while done < count:
+                for i in range(GROUP):
+                    self.fill(i, spread)
+                    items[i] = span_of(self.requests[i], REQUEST_BYTES)
+                    orders[i] = NULL
+                make_ready(s, items, GROUP, orders)
+                for i in range(GROUP):
+                    verdict = carry_out(s, PLACE_ORDER, items[i].data, items[i].size, orders[i], now_ms, &reply)
+                    if answers and verdict != FAULT:
+                        answer(s, PLACE_ORDER, verdict, &reply)
+                    placed += reply.outcome == OUTCOME_PLACED
+                done += GROUP
         return now_ns() - began, placed
 
-    def loop_alone(self, uint64_t count):
-        """What the loop itself costs, in ns."""
+    def make_requests(self, uint64_t count, uint32_t spread):
+        """What making the requests costs, in ns; no order is placed."""
         cdef uint64_t i, began = now_ns()
+        cdef uint8_t before[18]
+        memcpy(before, self.order_digits, 18)
         with nogil:
             for i in range(count):
-                self.fill(self.next_sku())
-                self.orders += 1
-        self.orders -= count
+                self.fill(0, spread)
+        memcpy(self.order_digits, before, 18)
         return now_ns() - began
 
     @property

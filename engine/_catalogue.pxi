@@ -1,10 +1,15 @@
 # Shops, locations, SKUs: found by id, put whole, retired, reclaimed.
 
 cdef uint32_t find_shop(State* s, Span id) noexcept nogil:
-    cdef Probe probe = index_probe(&s.shops, index_hash(s, 0, id))
-    cdef uint32_t handle = probe_next(&s.arena, &probe)
+    cdef Probe probe
+    cdef uint32_t handle = s.recent_shop       # orders come in runs of one shop
+    if handle and span_equal(id_of_shop(shop_at(s, handle)), id):
+        return handle
+    probe = index_probe(&s.shops, index_hash(s, 0, id))
+    handle = probe_next(&s.arena, &probe)
     while handle and not span_equal(id_of_shop(shop_at(s, handle)), id):
         handle = probe_next(&s.arena, &probe)
+    s.recent_shop = handle
     return handle
 
 
@@ -384,6 +389,7 @@ cdef void reclaim_shop(State* s, uint32_t handle) noexcept nogil:
         count_out(s.whole, region_digest(s, shop, name))
         arena_free(&s.arena, shop.regions[i], sizeof(Region) + name.size)
     index_remove(&s.shops, &s.arena, handle, index_hash(s, 0, id_of_shop(shop)))
+    s.recent_shop = 0
     free(shop.costs)
     free(shop.regions)
     free(shop.locations)

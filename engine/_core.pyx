@@ -28,6 +28,7 @@ include "_backorder.pxi"
 include "_orders.pxi"
 include "_lifecycle.pxi"
 include "_execute.pxi"
+include "_ready.pxi"
 include "_check.pxi"
 
 # Log: what is durable, and how it is read again.

@@ -39,7 +39,7 @@ cdef class Engine:
         cdef State* s = self.shard.state
         cdef int verdict
         with nogil:
-            verdict = execute_logged(s, method, data, size, clock_now_ms(&self.clock), self.journal)
+            verdict = execute_logged(s, method, data, size, NULL, clock_now_ms(&self.clock), self.journal)
         return s.fault.code if verdict == FAULT else 0, _bytes(&s.response), s.sequence
 
     def execute_batch(self, int method, bytes request not None):
@@ -62,7 +62,7 @@ cdef class Engine:
             now_ms = clock_now_ms(&self.clock)
             due_ms = next_due_ms(s)
             if due_ms >= 0 and (due_ms <= now_ms or due_ms <= s.time_ms):
-                execute_logged(s, TICK, s.log_id, 0, now_ms, self.journal)
+                execute_logged(s, TICK, s.log_id, 0, NULL, now_ms, self.journal)
                 journal_kick(self.journal)
                 due_ms = next_due_ms(s)
             if due_ms >= 0:

@@ -6,6 +6,7 @@ cdef enum:
     # What one record and its answer may take: an order touches at most its rows, a tick or match a bounded number of
     # steps.
     LEVEL_NOW = 1
+    EXPECTED_ORDER_BYTES = 144
 
 cdef int state_init(State* s, const uint8_t* log_id, uint64_t seed) noexcept nogil:
     if not arena_init(&s.arena):
@@ -18,9 +19,17 @@ cdef int state_init(State* s, const uint8_t* log_id, uint64_t seed) noexcept nog
     return 1
 
 
+# Memory for so many more one-line orders with ids of ordinary length.
+cdef void expect_orders(State* s, uint64_t count) noexcept nogil:
+    populate(s.arena.base, s.arena.bump << 3, s.arena.reserved_bytes, count * EXPECTED_ORDER_BYTES)
+    populate(<uint8_t*>s.orders.lines, s.orders.buckets * sizeof(IndexLine), INDEX_BYTES,
+             count // INDEX_LINE_LOAD * sizeof(IndexLine))
+
+
 cdef void state_destroy(State* s) noexcept nogil:
     cdef uint64_t cursor = 0
     cdef uint32_t handle
+    cdef int i
     handle = index_each(&s.shops, &s.arena, &cursor) if s.shops.lines != NULL else 0
     while handle:
         free(shop_at(s, handle).costs)
@@ -41,42 +50,54 @@ cdef void state_destroy(State* s) noexcept nogil:
     buffer_free(&s.effects)
     buffer_free(&s.record)
     buffer_free(&s.response)
-    buffer_free(&s.item)
+    for i in range(GROUP):
+        buffer_free(&s.group_scratch[i])
     arena_destroy(&s.arena)
 
 
 # FAULT: s.fault. DECIDED: s.record, and the answer in s.response. KNOWN: the answer alone; so for reads.
 cdef int execute(State* s, int method, const uint8_t* data, size_t size, int64_t now_ms) noexcept nogil:
     cdef Reply reply
+    cdef int verdict
+    s.scratch.size = 0
+    verdict = carry_out(s, method, data, size, NULL, now_ms, &reply)
+    if verdict != FAULT:
+        answer(s, method, verdict, &reply)
+    return verdict
+
+
+# Without the answer. `order`: the PlaceOrder, where it is decoded already.
+cdef int carry_out(
+    State* s, int method, const uint8_t* data, size_t size, PlaceOrder* order, int64_t now_ms, Reply* reply
+) noexcept nogil:
     cdef Span command
     cdef int verdict
-    memset(&reply, 0, sizeof(Reply))
+    memset(reply, 0, sizeof(Reply))
     reply.line = -1
     s.response.size = 0
-    s.scratch.size = 0
     s.fault.code = CODE_OK
     s.queued_match = 0
     s.now_ms = now_ms if now_ms > s.time_ms else s.time_ms
     s.current = s.sequence + 1
-    verdict = decide(s, method, data, size, &reply, &command)
+    verdict = decide(s, method, data, size, order, reply, &command)
     if verdict == DECIDED:
         s.time_ms = s.now_ms
         s.sequence = s.current
         finish(s)
         write_record(s, method, reply.outcome, command)
-    if verdict != FAULT:
-        answer(s, method, &reply)
     return verdict
 
 
 cdef int decide(
-    State* s, int method, const uint8_t* data, size_t size, Reply* reply, Span* command
+    State* s, int method, const uint8_t* data, size_t size, PlaceOrder* order, Reply* reply, Span* command
 ) noexcept nogil:
     cdef int verdict = FAULT
     if method == PLACE_ORDER:
-        if decode_place_order(data, size, &s.place_order, &s.scratch, &s.fault):
-            command[0] = s.place_order.head.canonical
-            verdict = place_order(s, &s.place_order, reply)
+        if order == NULL and decode_place_order(data, size, &s.place_order, &s.scratch, &s.fault):
+            order = &s.place_order
+        if order != NULL:
+            command[0] = order.head.canonical
+            verdict = place_order(s, order, reply)
     elif PAY_ORDER <= method <= SETTLE_REFUND:
         if decode_order_command(method, data, size, &s.order_command, &s.scratch, &s.fault):
             command[0] = s.order_command.head.canonical
@@ -184,9 +205,9 @@ cdef void write_record(State* s, int kind, int outcome, Span command) noexcept n
     s.record.size = size
 
 
-cdef void answer(State* s, int method, const Reply* reply) noexcept nogil:
+cdef void answer(State* s, int method, int verdict, const Reply* reply) noexcept nogil:
     if method == PLACE_ORDER or PAY_ORDER <= method <= SETTLE_REFUND or method == GET_ORDER:
-        answer_order(s, method, reply)
+        answer_order(s, method, verdict, reply)
     elif method == ADJUST_STOCK or method == TRANSFER_STOCK:
         answer_stock(s, method, reply)
     elif PUT_SHOP <= method <= PUT_SKU:
@@ -195,9 +216,11 @@ cdef void answer(State* s, int method, const Reply* reply) noexcept nogil:
         answer_get_stock(s, reply.row)
 
 
-cdef void answer_order(State* s, int method, const Reply* reply) noexcept nogil:
+cdef void answer_order(State* s, int method, int verdict, const Reply* reply) noexcept nogil:
     cdef Span body = span_of(NULL, 0)
-    if reply.order:
+    if verdict == DECIDED and s.touched_last == reply.order and reply.order:
+        body = span_of(s.body.data, s.body.size)     # what finish() told as its last effect on an order
+    elif reply.order:
         view_order(s, order_at(s, reply.order), &s.order_view, method == PLACE_ORDER)
         s.body.size = 0
         encode_order(&s.body, &s.order_view)
@@ -258,6 +281,7 @@ cdef void answer_get_stock(State* s, uint32_t sku_handle) noexcept nogil:
 
 # Replays a record: 1 if outcome, time and effects are those in it.
 cdef int replay(State* s, const uint8_t* record, size_t size, const char** reason) noexcept nogil:
+    cdef Reply reply
     cdef uint32_t command_size
     cdef int64_t time_ms
     cdef uint16_t level
@@ -273,11 +297,12 @@ cdef int replay(State* s, const uint8_t* record, size_t size, const char** reaso
     if command_size > size - RECORD_HEAD_BYTES:
         reason[0] = b"the command is longer than its record"
         return 0
+    s.scratch.size = 0
     if time_ms < s.time_ms:
         reason[0] = b"the logged time falls"
         return 0
     if (record[4] >= COMMAND_KINDS or record[4] == 0
-            or execute(s, record[4], record + RECORD_HEAD_BYTES, command_size, time_ms) != DECIDED):
+            or carry_out(s, record[4], record + RECORD_HEAD_BYTES, command_size, NULL, time_ms, &reply) != DECIDED):
         reason[0] = b"the command is not decided now, though it was"
         return 0
     if s.record.size != size or memcmp(s.record.data, record, size) != 0:

@@ -1,7 +1,11 @@
 # PlaceOrder: one order against the inventory, all of it or nothing.
 
 cdef uint32_t find_order(State* s, uint32_t shop, Span id) noexcept nogil:
-    cdef Probe probe = index_probe(&s.orders, index_hash(s, shop, id))
+    return find_order_by(s, shop, id, index_hash(s, shop, id))
+
+
+cdef uint32_t find_order_by(State* s, uint32_t shop, Span id, uint32_t hash) noexcept nogil:
+    cdef Probe probe = index_probe(&s.orders, hash)
     cdef uint32_t handle = probe_next(&s.arena, &probe)
     while handle and not (order_at(s, handle).shop == shop and span_equal(id_of_order(order_at(s, handle)), id)):
         handle = probe_next(&s.arena, &probe)
@@ -13,14 +17,15 @@ cdef int place_order(State* s, const PlaceOrder* c, Reply* reply) noexcept nogil
     cdef Demand demand
     cdef Need needs[64]
     cdef int64_t amounts[64]
-    cdef uint32_t count
+    cdef uint32_t count, hash
     cdef int verdict
     if shop == 0:
         return not_found(s, RESOURCE_SHOP, c.head.shop_id, c.head.shop_id)
-    reply.order = find_order(s, shop, c.order_id)
+    hash = index_hash(s, shop, c.order_id)
+    reply.order = find_order_by(s, shop, c.order_id, hash)
     if reply.order:
         return repeat_order(s, c, reply)
-    verdict = recall(s, shop, PLACE_ORDER, c.order_id, &c.head, reply)
+    verdict = recall(s, shop, PLACE_ORDER, c.order_id, hash, &c.head, reply)
     if verdict:
         return verdict
     if not resolve_lines(s, c, shop, &demand) or not price_lines(s, c, &demand, amounts):
@@ -33,7 +38,7 @@ cdef int place_order(State* s, const PlaceOrder* c, Reply* reply) noexcept nogil
     if reply.outcome == 0:
         reply.outcome = allocate(s, &demand, needs, count, &reply.line)
     if reply.outcome == OUTCOME_PLACED or reply.outcome == OUTCOME_BACKORDERED:
-        reply.order = accept(s, c, &demand, needs, count, amounts, reply.outcome)
+        reply.order = accept(s, c, hash, &demand, needs, count, amounts, reply.outcome)
         return DECIDED
     if remembered_full(s):
         return exhausted(s, b"IDEMPOTENCY_TABLE_FULL", b"The table of remembered ids is full; retry later.")
@@ -138,8 +143,8 @@ cdef int allocate(State* s, const Demand* demand, Need* needs, uint32_t count, i
 
 
 cdef uint32_t accept(
-    State* s, const PlaceOrder* c, const Demand* demand, const Need* needs, uint32_t count, const int64_t* amounts,
-    int outcome
+    State* s, const PlaceOrder* c, uint32_t hash, const Demand* demand, const Need* needs, uint32_t count,
+    const int64_t* amounts, int outcome
 ) noexcept nogil:
     cdef uint32_t planned = s.plan_count if outcome == OUTCOME_PLACED else 0, handle, i
     cdef Order* order
@@ -172,7 +177,7 @@ cdef uint32_t accept(
     memcpy(order_first_allocations(order), s.plan, planned * sizeof(Allocation))
     memcpy(<uint8_t*>id_of_order(order).data, c.order_id.data, c.order_id.size)
     memcpy(<uint8_t*>order_buyer(order).data, c.buyer_id.data, c.buyer_id.size)
-    index_insert(&s.orders, &s.arena, handle, index_hash(s, demand.shop, c.order_id))
+    index_insert(&s.orders, &s.arena, handle, hash)
     shop_at(s, demand.shop).refs += 1
     list_touched_order(s, handle)
     for i in range(planned):

@@ -1,8 +1,9 @@
 # Ids that are used up without an order: refused orders, adjustments, transfers. They are remembered for the idempotency
 # window in logged time, in a table with a bound; a full table refuses new work rather than forget early.
 
-cdef uint32_t find_remembered(State* s, uint32_t shop, int kind, Span id) noexcept nogil:
-    cdef Probe probe = index_probe(&s.remembered, index_hash(s, shop, id))
+# `hash`: of the id in its shop.
+cdef uint32_t find_remembered(State* s, uint32_t shop, int kind, Span id, uint32_t hash) noexcept nogil:
+    cdef Probe probe = index_probe(&s.remembered, hash)
     cdef uint32_t handle = probe_next(&s.arena, &probe)
     cdef Remembered* remembered
     while handle:
@@ -14,8 +15,10 @@ cdef uint32_t find_remembered(State* s, uint32_t shop, int kind, Span id) noexce
 
 
 # A known id: KNOWN with the original answer, or FAULT for other content. 0: not known.
-cdef int recall(State* s, uint32_t shop, int kind, Span id, const CommandHead* head, Reply* reply) noexcept nogil:
-    cdef uint32_t handle = find_remembered(s, shop, kind, id)
+cdef int recall(
+    State* s, uint32_t shop, int kind, Span id, uint32_t hash, const CommandHead* head, Reply* reply
+) noexcept nogil:
+    cdef uint32_t handle = find_remembered(s, shop, kind, id, hash)
     cdef Remembered* remembered
     if handle == 0:
         return 0

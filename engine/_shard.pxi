@@ -237,30 +237,42 @@ cdef int execute_batch(
     State* s, int method, const uint8_t* data, size_t size, int64_t now_ms, Buffer* out, Journal* journal
 ) noexcept nogil:
     cdef size_t offset = 0
-    cdef Span item
-    cdef int verdict
+    cdef Span items[GROUP]
+    cdef PlaceOrder* orders[GROUP]
+    cdef int verdict, count = 1, i
     if batch_count(method, data, size, &s.fault) < 0:
         encode_status(out, &s.fault)
         return s.fault.code
-    while batch_next(data, size, &offset, &item, &s.fault) > 0:
-        verdict = execute_logged(s, method, item.data, item.size, now_ms, journal)
-        encode_batch_item(out, verdict != FAULT, span_of(s.response.data, s.response.size))
+    while count:
+        count = 0
+        while count < GROUP and batch_next(data, size, &offset, &items[count], &s.fault) > 0:
+            orders[count] = NULL
+            count += 1
+        if method == PLACE_ORDER:
+            make_ready(s, items, count, orders)
+        for i in range(count):
+            verdict = execute_logged(s, method, items[i].data, items[i].size, orders[i], now_ms, journal)
+            encode_batch_item(out, verdict != FAULT, span_of(s.response.data, s.response.size))
     return CODE_OK
 
 
 # As execute, the fault encoded as a Status, the record appended. A log without room refuses before anything changes.
 cdef int execute_logged(
-    State* s, int method, const uint8_t* data, size_t size, int64_t now_ms, Journal* journal
+    State* s, int method, const uint8_t* data, size_t size, PlaceOrder* order, int64_t now_ms, Journal* journal
 ) noexcept nogil:
+    cdef Reply reply
     cdef int verdict
+    s.scratch.size = 0
     if journal != NULL and method < COMMAND_KINDS and not journal_has_room(journal):
         s.response.size = 0
         verdict = exhausted(s, b"LOG_FULL", b"The log has no room now; retry later.")
     else:
-        verdict = execute(s, method, data, size, now_ms)
+        verdict = carry_out(s, method, data, size, order, now_ms, &reply)
     if verdict == FAULT:
         encode_status(&s.response, &s.fault)
-    elif verdict == DECIDED and journal != NULL:
+    else:
+        answer(s, method, verdict, &reply)
+    if verdict == DECIDED and journal != NULL:
         INVARIANT(journal_append(journal, s.record.data, s.record.size) == JOURNAL_OK, "the log had room and refused")
     count_verdict(s, method, verdict)
     return verdict

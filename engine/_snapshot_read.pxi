@@ -416,7 +416,7 @@ cdef int read_remembered(SnapshotReader* r) noexcept nogil:
     cdef uint64_t sequence = r64(r)
     cdef int64_t time_ms = r64(r)
     cdef uint32_t handle
-    if r.failure != NULL or id.size == 0 or find_remembered(r.s, r.shop, kind, id):
+    if r.failure != NULL or id.size == 0 or find_remembered(r.s, r.shop, kind, id, index_hash(r.s, r.shop, id)):
         return damaged(r, b"a remembered id that is empty, or twice")
     handle = new_remembered(r.s, r.shop, kind, id, content, sequence, outcome, time_ms, line)
     list_later(r, LATER_REMEMBERED, r32(r), handle)

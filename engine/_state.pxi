@@ -2,6 +2,8 @@
 # Objects end with their ids, so that each takes what it needs.
 
 cdef enum:
+    GROUP = 8                                  # orders of a batch that are made ready together
+
     STATUS_ACTIVE = 1
     STATUS_PAUSED = 2
     STATUS_RETIRED = 3
@@ -165,6 +167,7 @@ cdef struct Need:
 cdef struct State:
     Arena arena
     HashIndex shops, locations, skus, orders, remembered, usages
+    uint32_t recent_shop                       # found last; 0: none
     uint64_t seed                              # of the indexes only; never seen in a digest
     uint8_t log_id[16]
 
@@ -190,6 +193,7 @@ cdef struct State:
     uint64_t whole[2]
     uint32_t* touched_orders
     uint32_t* touched_rows
+    uint32_t touched_last                      # the order whose body is in `body`, 0: none
     uint32_t touched_order_count, touched_order_capacity, touched_row_count, touched_row_capacity
 
     Allocation plan[256]                       # the plan at hand
@@ -197,6 +201,8 @@ cdef struct State:
     Fault fault
     OrderView order_view
     PlaceOrder place_order
+    PlaceOrder group[GROUP]
+    Buffer group_scratch[GROUP]
     OrderCommand order_command
     PutShop put_shop
     PutLocation put_location
@@ -204,7 +210,7 @@ cdef struct State:
     StockCommand stock_command
     GetRequest get_request
     Activate activate
-    Buffer scratch, body, body2, effects, record, response, item
+    Buffer scratch, body, body2, effects, record, response
     uint8_t digest_scratch[32768]
 
 # What a handler decided.

@@ -43,7 +43,9 @@ cdef void finish(State* s) noexcept nogil:
     cdef Hash128 business
     cdef StockView view
     s.effects.size = 0
+    s.touched_last = 0
     for i in range(s.touched_order_count):
+        s.touched_last = s.touched_orders[i]
         order = order_at(s, s.touched_orders[i])
         order.flags &= ~ORDER_TOUCHED
         business = order_business_digest(s, order)
@@ -249,7 +251,7 @@ cdef int begin_stock_command(
     if shop[0] == 0:
         return not_found(s, RESOURCE_SHOP, c.head.shop_id, c.head.shop_id)
     sku[0] = find_sku(s, shop[0], c.sku_id)
-    verdict = recall(s, shop[0], kind, c.id, &c.head, reply)
+    verdict = recall(s, shop[0], kind, c.id, index_hash(s, shop[0], c.id), &c.head, reply)
     if verdict == KNOWN and sku[0]:
         reply.row = find_row(s, sku_at(s, sku[0]), find_location(s, shop[0], c.location_id))
         if kind == TRANSFER_STOCK:

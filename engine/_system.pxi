@@ -27,7 +27,7 @@ cdef extern from "<sys/mman.h>" nogil:
     int munmap(void* at, size_t size) noexcept
     int madvise(void* at, size_t size, int advice) noexcept
     int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE
-    int MADV_DONTNEED, MADV_HUGEPAGE
+    int MADV_DONTNEED, MADV_HUGEPAGE, MADV_POPULATE_WRITE
     void* MAP_FAILED
 
 cdef extern from "<stdio.h>" nogil:

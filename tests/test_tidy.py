@@ -38,6 +38,7 @@ STAGES = [
         "_orders",
         "_lifecycle",
         "_execute",
+        "_ready",
         "_check",
     ],
     ["_crc32c"],
