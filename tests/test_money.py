@@ -255,4 +255,4 @@ def test_return_that_would_overflow_the_stock_is_refused_and_may_come_back_elsew
     assert told(result) == "STOCK_LIMIT"
     assert outcome_of(desk.take_back("order", "1*3", disposition=2, command_id="c")) == "APPLIED"
     assert outcome_of(desk.take_back("order", location_id="south")) == "APPLIED"
-    assert desk.order("order").shop_id == SHOP
+    assert desk.state("order") == "RETURNED"
