@@ -10,7 +10,7 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check
 STAMPS := .venv/stamps
 PROTO := $(shell find proto -name '*.proto' 2>/dev/null)
 NATIVE := setup.py $(wildcard engine/*.pyx engine/*.pxi engine/*.pxd engine/*.h)
-PROBES := $(wildcard tests/probes/*.pyx)
+PROBES := $(wildcard tests/probes/*.pyx bench/*.pyx)
 CHECKED := engine clients/python bench tests scripts setup.py
 
 # Two shells may build one tree at the same time; the lock lets one of them wait instead of breaking both.
@@ -35,11 +35,12 @@ check: build ## lint, types and tidiness
 	$(PYTHON) -m ruff check $(CHECKED)
 	$(PYTHON) -m ruff format --check $(CHECKED)
 	$(PYTHON) -m mypy
-	.venv/bin/cython-lint --no-pycodestyle engine tests/probes
+	.venv/bin/cython-lint --no-pycodestyle engine tests/probes bench
 	scripts/lint_proto.sh
 	$(PYTHON) -m pytest tests/test_tidy.py
 
 bench: build ## measure; each file of bench/ states load, machine and exclusions
+	$(LOCKED) $(STAMPS)/probes
 	$(PYTHON) -m bench
 
 proto: ## regenerate the Python stubs from proto/
@@ -67,7 +68,7 @@ lock: ## resolve requirements.lock anew from pyproject.toml
 
 clean: ## remove what a build made; .venv goes too
 	rm -rf .venv build *.egg-info tools/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
-	find engine tests/probes -name '*.so' -delete
+	find engine tests/probes bench -name '*.so' -delete
 	find engine clients bench tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
 # What follows makes files. A stamp is touched only when its recipe went well.

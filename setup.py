@@ -1,7 +1,8 @@
 """The native extensions and nothing else; all that is static stands in pyproject.toml.
 
 Switches, each "1" to turn it on: EVEROPEN_SANITIZE (address and undefined-behaviour sanitizers), EVEROPEN_DEBUG
-(Cython's bounds checks), EVEROPEN_COVERAGE (line tracing of nogil code), EVEROPEN_PROBES (the modules in tests/probes).
+(Cython's bounds checks), EVEROPEN_COVERAGE (line tracing of nogil code), EVEROPEN_PROBES (the modules in
+tests/probes and the bench's loop).
 """
 
 import os
@@ -74,5 +75,7 @@ extensions = translate([extension("engine._core", "engine/_core.pyx")], checked=
 if PROBES:
     probes = sorted(Path("tests/probes").glob("*.pyx"))
     extensions += translate([extension(f"tests.probes.{path.stem}", str(path)) for path in probes], checked=True)
+    # Measures what ships, so it is built like it.
+    extensions += translate([extension("bench.core_loop", "bench/core_loop.pyx")], checked=DEBUG)
 
 setup(ext_modules=extensions, options={"build_ext": {"build_temp": f"build/{VARIANT}/objects"}})

@@ -25,13 +25,16 @@ DIRECTORY = Path(os.environ.get("EVEROPEN_BENCH_DIR") or ROOT / "build/bench")
 
 @dataclass(slots=True)
 class Figures:
-    """What the benches found: (bench, amount, unit of the amount, seconds, latencies), and the machine before them."""
+    """What the benches found: (bench, figure with its unit, latencies), and the machine before them."""
 
     machine_before: str
-    rows: list[tuple[str, int, str, float, Latencies | None]] = field(default_factory=list)
+    rows: list[tuple[str, str, Latencies | None]] = field(default_factory=list)
 
     def add(self, bench: str, amount: int, unit: str, seconds: float, latencies: Latencies | None = None) -> None:
-        self.rows.append((bench, amount, unit, seconds, latencies))
+        self.rows.append((bench, f"{amount / max(seconds, 1e-9):>12,.0f} {unit}/s", latencies))
+
+    def note(self, bench: str, figure: str) -> None:
+        self.rows.append((bench, f"{figure:>22}", None))
 
 
 FIGURES = pytest.StashKey[Figures]()
@@ -51,9 +54,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     write(f"before: {figures.machine_before}")
     write(f"after:  {machine(DIRECTORY)}")
     width = max(len(bench) for bench, *_ in figures.rows)
-    for bench, amount, unit, seconds, latencies in figures.rows:
-        rate = f"{amount / max(seconds, 1e-9):>12,.0f} {unit}/s"
-        write(f"{bench:<{width}} {rate:<28} {latencies or ''}".rstrip())
+    for bench, figure, latencies in figures.rows:
+        write(f"{bench:<{width}} {figure:<28} {latencies or ''}".rstrip())
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,8 @@ class Shard:
     def business_digest(self) -> str: ...
     def check(self) -> str:
         """Recomputes everything from scratch: every invariant, both digests. Empty, or the first violation in words."""
+    def expect(self, orders: int) -> None:
+        """Asks the kernel for the memory of so many more one-line orders now, so that a peak pays no page faults."""
     def counts(self) -> dict[str, int]:
         """Objects in memory by kind, and arena bytes."""
     def save(self, path: str) -> None:
@@ -91,6 +93,8 @@ class Engine:
         """As Shard.execute at the logged clock. The third value is the sequence that must be durable before the answer
         may leave; 0: it may leave at once."""
     def execute_batch(self, method: int, request: bytes) -> tuple[int, bytes, int]: ...
+    def expect(self, orders: int) -> None:
+        """As Shard.expect."""
     def kick(self) -> None:
         """Wakes the sync thread for what was executed since; call it once per turn of the loop."""
     def tick(self) -> int:
@@ -105,10 +109,12 @@ class Engine:
     def wait_durable(self, sequence: int, timeout_s: float) -> bool: ...
     @property
     def log_id(self) -> bytes: ...
+    @property
+    def epoch(self) -> int: ...
     def state_digest(self) -> str: ...
     def business_digest(self) -> str: ...
     def counts(self) -> dict[str, int]: ...
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, Any]:
         """Counters: commands by kind, outcomes, faults by code, commits, synced bytes, clock alarms; ns sums."""
     def close(self) -> None:
         """Syncs, seals and unlocks."""

@@ -52,6 +52,9 @@ cdef class Engine:
             code = execute_batch(s, method, data, size, clock_now_ms(&self.clock), &self.batch, self.journal)
         return code, _bytes(&self.batch), s.sequence
 
+    def expect(self, uint64_t orders):
+        self.shard.expect(orders)
+
     def kick(self):
         journal_kick(self.journal)
 

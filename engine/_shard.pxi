@@ -207,6 +207,10 @@ cdef class Shard:
             "address_bytes": s.arena.bump << 3,
         }
 
+    def expect(self, uint64_t orders):
+        with nogil:
+            expect_orders(self.state, orders)
+
     def save(self, path):
         save_snapshot(self.state, _os.fspath(path))
 

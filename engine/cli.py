@@ -72,6 +72,7 @@ def serve(
     insecure_listen: Annotated[
         bool, typer.Option("--insecure-listen", help="Allow an address that other machines reach, in plaintext.")
     ] = False,
+    expect_orders: Annotated[int, typer.Option(help="Take memory for so many open orders at the start.", min=0)] = 0,
     segment_bytes: Annotated[
         int | None, typer.Option(help="Size of a log segment, a multiple of 4096.", hidden=True)
     ] = None,
@@ -97,7 +98,7 @@ def serve(
         from engine.server import serve as serve_until_signal
 
         try:
-            code = serve_until_signal(Settings(data_dir, address, segment_bytes))
+            code = serve_until_signal(Settings(data_dir, address, segment_bytes, expect_orders))
         except (errors.JournalDamaged, errors.SnapshotDamaged, errors.ReplayMismatch) as error:
             verify = f"everopen journal verify --data-dir {data_dir}"
             _fail(Exit.DAMAGED, f"DATA_LOSS: the log cannot be served: {error}\neveropen: look closer with: {verify}")

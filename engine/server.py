@@ -43,6 +43,8 @@ class Settings:
     data_dir: Path
     listen: Address
     segment_bytes: int | None = None
+    # One-line orders whose memory is asked for at the start, so that the peak pays no page faults.
+    expect_orders: int = 0
 
 
 class ListenError(EveropenError):
@@ -122,9 +124,11 @@ def _listen(
 
 
 def _open_engine(shard: Path, settings: Settings) -> Engine:
-    if settings.segment_bytes is None:
-        return Engine(str(shard))
-    return Engine(str(shard), segment_bytes=settings.segment_bytes)
+    sizes = {} if settings.segment_bytes is None else {"segment_bytes": settings.segment_bytes}
+    engine = Engine(str(shard), **sizes)
+    if settings.expect_orders:
+        engine.expect(settings.expect_orders)
+    return engine
 
 
 async def _tick(engine: Engine) -> NoReturn:
