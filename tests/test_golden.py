@@ -92,7 +92,8 @@ def test_engine_recovers_a_release_from_its_snapshot_and_goes_on(release: str, d
 
 
 def test_records_of_the_release_of_today_are_made_the_same_again(tmp_path: Path) -> None:
-    """Same commands and times, same bytes: a change of behaviour needs a new level, or at least a new release."""
+    """Same commands and times, same bytes. Once the release is out, another outcome needs a new level; before that, its
+    files are deleted and made anew by scripts/make_golden.py."""
     release = make_golden.version("everopen")
     assert make_golden.make(tmp_path / "again") == expected(release)
     with tarfile.open(GOLDEN / f"{release}.tar.xz") as archive:
