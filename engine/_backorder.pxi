@@ -40,6 +40,11 @@ cdef void enter_queues(State* s, uint32_t order_handle, const Need* needs, uint3
     cdef uint32_t i
     for i in range(count):
         add_wait(s, order_handle, needs[i].sku, needs[i].units, 0)
+    for i in range(count):
+        # A higher class makes a newcomer the head, before which nobody comes now.
+        if (queue_at(s, sku_at(s, needs[i].sku).queue).length > 1
+                and wait_at(s, queue_first(s, sku_at(s, needs[i].sku).queue)).order == order_handle):
+            queue_match(s, needs[i].sku)
 
 
 # Appended to its class, so the caller adds in the order of sequences. Lists of an order are in the order of its lines.
@@ -100,10 +105,12 @@ cdef void leave_queue(State* s, uint32_t handle) noexcept nogil:
 # The list of SKUs whose queues are to be looked at.
 cdef void queue_match(State* s, uint32_t sku_handle) noexcept nogil:
     cdef Sku* sku = sku_at(s, sku_handle)
-    if sku.queue and not sku.on_match_list:
+    if sku.queue == 0:
+        return
+    s.queued_match = 1
+    if not sku.on_match_list:
         set_on_match_list(s, sku, 1)
         list_append(&s.to_match, &s.arena, sku_handle, match_links())
-        s.queued_match = 1
 
 cdef void set_on_match_list(State* s, Sku* sku, uint8_t value) noexcept nogil:
     count_out(s.whole, sku_digest(s, sku))

@@ -124,7 +124,8 @@ cdef int put_shop(State* s, const PutShop* c, Reply* reply) noexcept nogil:
     if (shop.region_count if shop != NULL else 0) + count_new_regions(s, shop, c) > <uint32_t>REGIONS_PER_SHOP_MAX:
         return exhausted(s, b"REGION_LIMIT", b"The shop named as many regions as it may.")
     reply.sequence = s.current
-    if shop != NULL and (shop.status == STATUS_RETIRED or (c.status == STATUS_RETIRED and shop.live)):
+    if shop != NULL and (shop.status == STATUS_RETIRED or (c.status == STATUS_RETIRED and shop.live)
+                         or memcmp(shop.currency, c.currency, CURRENCY_BYTES) != 0):
         reply.outcome = OUTCOME_ILLEGAL_STATE
         reply.revision = shop.revision
         return DECIDED

@@ -30,7 +30,7 @@ cdef int begin_order_command(State* s, int kind, const OrderCommand* c, Reply* r
         more = more_at(s, order_at(s, reply.order).more)
         if kind == PAY_ORDER and more.received + c.amount > AMOUNT_MINOR_MAX:
             return invalid(s, b"amount_minor", -1, NULL, b"The order's payments pass the greatest amount.")
-        if more.command_count >= <uint32_t>ORDER_COMMANDS_MAX:
+        if more.command_count + (0 if kind == PAY_ORDER else ORDER_PAYMENTS_KEPT) >= <uint32_t>ORDER_COMMANDS_MAX:
             return exhausted(s, b"ORDER_COMMAND_LIMIT", b"The order remembers as many commands as it may.")
     reply.outcome = OUTCOME_APPLIED
     reply.sequence = s.current

@@ -13,6 +13,7 @@ cdef extern from *:
         LINES_MAX = 64,                    /* lines of one order */
         ALLOCATIONS_MAX = 256,             /* of one order; a plan that needs more does not fit */
         ORDER_COMMANDS_MAX = 1024,         /* commands and payments remembered by one order */
+        ORDER_PAYMENTS_KEPT = 256,         /* of these, kept for payments: other commands cannot use them up */
         ATTRIBUTES_MAX = 16,
         ATTRIBUTES_BYTES_MAX = 256,
         PRIORITY_CLASS_MAX = 9,
@@ -51,7 +52,7 @@ cdef extern from *:
     static const int64_t IDEMPOTENCY_WINDOW_MS_DEFAULT = 3600000;
     """
     const int ID_BYTES_MAX, REGION_BYTES_MAX, REASON_BYTES_MAX, CURRENCY_BYTES, LOG_ID_BYTES
-    const int LINES_MAX, ALLOCATIONS_MAX, ORDER_COMMANDS_MAX, ATTRIBUTES_MAX, ATTRIBUTES_BYTES_MAX
+    const int LINES_MAX, ALLOCATIONS_MAX, ORDER_COMMANDS_MAX, ORDER_PAYMENTS_KEPT, ATTRIBUTES_MAX, ATTRIBUTES_BYTES_MAX
     const int PRIORITY_CLASS_MAX, BATCH_ITEMS_MAX, MESSAGE_BYTES_MAX, RECORD_BYTES_MAX, RECORD_COMMAND_BYTES_MAX
     const int PARTITIONS, LOCATIONS_PER_SHOP_MAX, REGIONS_PER_SHOP_MAX, REGION_COSTS_MAX, REGION_COST_DEFAULT
     const int SAFETY_OVERRIDES_MAX, SHOPS_MAX, SKUS_MAX, ORDERS_MAX, DURATIONS_MAX

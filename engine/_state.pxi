@@ -182,7 +182,7 @@ cdef struct State:
     Duration windows[DURATIONS]
     uint32_t remembered_head, remembered_tail  # oldest first
     List to_match
-    bint queued_match                          # the command at hand put a SKU on it
+    bint queued_match                          # the command at hand has work for it
     int64_t steps                              # spent by the kind of work at hand
 
     uint64_t outcomes[16]                      # counters since the start: not part of the state

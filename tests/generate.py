@@ -388,7 +388,7 @@ class Generator:
 
     def make_shop(self, shop_id: str, status: int) -> Message:
         request = inventory.PutShopRequest(shop_id=shop_id, status=status, strategy=self.random.randrange(5))
-        request.currency = self.random.choice(("", "CNY", "EUR"))
+        request.currency = self.random.choice(("", "", "", "CNY", "CNY", "CNY", "CNY", "EUR"))
         if self.random.random() < 0.3:
             request.allow_split = self.random.random() < 0.7
         for _ in range(self.random.randrange(4)):

@@ -100,6 +100,7 @@ class Model(Orders):
         if shop and (
             shop.settings.status == RETIRED
             or (request.status == RETIRED and any(self.live(entity) for entity in self._entities(shop)))
+            or shop.settings.currency != (request.currency or "CNY")
         ):
             return self._answer_put(fields.PUT_SHOP, outcomes.OUTCOME_ILLEGAL_STATE, shop)
         if shop is None:

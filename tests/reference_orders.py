@@ -16,6 +16,7 @@ from tests.reference_state import ACTIVE, Allocation, Line, Location, Order, Rem
 
 BACKORDER_ALLOW = 2
 ORDER_COMMANDS_MAX = 1024
+ORDER_PAYMENTS_KEPT = 256
 WRITE_OFF = 2
 
 
@@ -55,6 +56,9 @@ class Orders(Shard):
         else:
             order.outcome = outcomes.OUTCOME_BACKORDERED
             self.join_queues(order)
+            for sku in order.need():
+                if sku.queue[0] is order and len(sku.queue) > 1:
+                    self.put_on_list(sku)
         self.changed_orders[order] = None
         accepted = Remembered(fields.PLACE_ORDER, order.id, order.content, order.sequence, order.outcome)
         return self._answer_place(accepted, order)
@@ -144,7 +148,8 @@ class Orders(Shard):
         self._check_names(order, request)
         if kind == fields.PAY_ORDER and order.received + request.amount_minor > AMOUNT_MAX:
             raise Fault(INVALID_ARGUMENT, "INVALID_FIELD", "amount_minor")
-        if len(order.payments) + len(order.commands) >= ORDER_COMMANDS_MAX:
+        kept_for_payments = 0 if kind == fields.PAY_ORDER else ORDER_PAYMENTS_KEPT
+        if len(order.payments) + len(order.commands) + kept_for_payments >= ORDER_COMMANDS_MAX:
             raise Fault(RESOURCE_EXHAUSTED, "ORDER_COMMAND_LIMIT")
         handlers = {
             fields.PAY_ORDER: self._pay,

@@ -190,9 +190,10 @@ class Shard:
             sku.shop.queued.remove(sku)
 
     def put_on_list(self, sku: Sku) -> None:
-        if sku.queue and sku not in self.to_match:
-            self.to_match.append(sku)
+        if sku.queue:
             self.listed = True
+            if sku not in self.to_match:
+                self.to_match.append(sku)
 
     def match_if_listed(self) -> None:
         if self.listed:
