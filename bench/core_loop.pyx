@@ -117,7 +117,7 @@ cdef class CoreLoop:
         return now_ns() - began, placed
 
     def place_in_groups(self, uint64_t count, uint32_t spread, int64_t now_ms, bint answers=True):
-        """As batches come; `count` is a multiple of GROUP (8). Without `answers`: what a shard does beside the wire, from command to record."""
+        """As batches come; `count` is a multiple of GROUP (8). Without `answers`: what a shard does beside the wire."""
         cdef uint64_t done = 0, placed = 0, began = now_ns()
         cdef State* s = self.state
         cdef Span items[GROUP]

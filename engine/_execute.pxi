@@ -280,7 +280,8 @@ cdef void answer_get_stock(State* s, uint32_t sku_handle) noexcept nogil:
 
 
 # Replays a record: 1 if outcome, time and effects are those in it.
-cdef int replay(State* s, const uint8_t* record, size_t size, const char** reason) noexcept nogil:
+# `order`: its PlaceOrder, where it is decoded already.
+cdef int replay(State* s, const uint8_t* record, size_t size, PlaceOrder* order, const char** reason) noexcept nogil:
     cdef Reply reply
     cdef uint32_t command_size
     cdef int64_t time_ms
@@ -301,8 +302,8 @@ cdef int replay(State* s, const uint8_t* record, size_t size, const char** reaso
     if time_ms < s.time_ms:
         reason[0] = b"the logged time falls"
         return 0
-    if (record[4] >= COMMAND_KINDS or record[4] == 0
-            or carry_out(s, record[4], record + RECORD_HEAD_BYTES, command_size, NULL, time_ms, &reply) != DECIDED):
+    if (record[4] >= COMMAND_KINDS or record[4] == 0 or carry_out(
+            s, record[4], record + RECORD_HEAD_BYTES, command_size, order, time_ms, &reply) != DECIDED):
         reason[0] = b"the command is not decided now, though it was"
         return 0
     if s.record.size != size or memcmp(s.record.data, record, size) != 0:

@@ -362,7 +362,7 @@ cdef int log_next_block(LogReader* r) noexcept nogil:
 
 
 cdef int log_next(LogReader* r, const uint8_t** record, size_t* size, uint64_t* sequence) noexcept nogil:
-    """LOG_RECORD: a record, whose bytes stay until the next call. LOG_END, or a fault that stays."""
+    """LOG_RECORD: a record, whose bytes stay until the next block is read. LOG_END, or a fault that stays."""
     cdef uint32_t length
     cdef int code
     if r.fault_code:

@@ -1,6 +1,6 @@
-# Orders of a batch are made ready together: decoded, and what they will look up asked for ahead, so that their cache misses
-# overlap instead of following each other. Nothing is decided here, and nothing that is found is kept: an order that is
-# carried out in between may change it.
+# Orders of a batch are made ready together: decoded, and what they will look up asked for ahead, so that their cache
+# misses overlap instead of following each other. Nothing is decided here, and nothing that is found is kept: an order
+# that is carried out in between may change it.
 
 cdef extern from *:
     """

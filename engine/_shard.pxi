@@ -143,7 +143,7 @@ cdef class Shard:
         cdef int done
         cdef uint64_t sequence = self.state.sequence + 1
         with nogil:
-            done = replay(self.state, data, size, &reason)
+            done = replay(self.state, data, size, NULL, &reason)
         if not done:
             raise ReplayMismatch(sequence, reason.decode())
 
@@ -154,17 +154,13 @@ cdef class Shard:
         """
         cdef const char* reason = NULL
         cdef uint64_t count = 0
-        cdef uint64_t sequence = 0
+        cdef uint64_t before = self.state.sequence
         cdef int code = LOG_RECORD
         with nogil:
-            while count < records_max:
-                sequence = self.state.sequence + 1     # the record's own: a mismatch shows only after it was executed
-                code = replay_next(self.state, &reader.reader, &reason)
-                if code != LOG_RECORD:
-                    break
-                count += 1
+            while count < records_max and code == LOG_RECORD:
+                code = replay_group(self.state, &reader.reader, records_max - count, &count, &reason)
         if reason != NULL:
-            raise ReplayMismatch(sequence, reason.decode())
+            raise ReplayMismatch(before + count + 1, reason.decode())
         if code != LOG_RECORD and code != LOG_END:
             _raise_log_fault(&reader.reader, reader.path)
         return count
@@ -220,20 +216,45 @@ cdef class Shard:
         return load_snapshot(_os.fspath(path), log_id)
 
 
-# LOG_RECORD: applied. Otherwise the reader's code, or `reason` is set.
-cdef int replay_next(State* s, LogReader* reader, const char** reason) noexcept nogil:
-    cdef const uint8_t* record = NULL
-    cdef size_t size = 0
+# The next records, as many as are made ready together and at most `most`; `done` of them are applied. LOG_RECORD: there
+# may be more. Otherwise the reader's code, or `reason` is set.
+cdef int replay_group(
+    State* s, LogReader* reader, uint64_t most, uint64_t* done, const char** reason
+) noexcept nogil:
+    cdef Span records[GROUP]
+    cdef Span commands[GROUP]
+    cdef PlaceOrder* orders[GROUP]
     cdef uint64_t sequence = 0
-    cdef int code = log_next(reader, &record, &size, &sequence)
-    if code != LOG_RECORD:
-        return code
-    if sequence != s.sequence + 1:
-        reason[0] = b"the sequence of the record is not the next one"
-        return LOG_END
-    if not replay(s, record, size, reason):
-        return LOG_END
-    return LOG_RECORD
+    cdef size_t size = 0
+    cdef int code = LOG_RECORD, count = 0, i
+    # Records of one block stay where they are until the next block is read.
+    while count < GROUP and <uint64_t>count < most and (count == 0 or reader.records_left):
+        code = log_next(reader, &records[count].data, &size, &sequence)
+        if code != LOG_RECORD:
+            break
+        if sequence != s.sequence + 1 + count:
+            reason[0] = b"the sequence of the record is not the next one"
+            break
+        records[count].size = <uint32_t>size
+        commands[count] = command_to_expect(records[count])
+        orders[count] = NULL
+        count += 1
+    make_ready(s, commands, count, orders)
+    for i in range(count):
+        if not replay(s, records[i].data, records[i].size, orders[i], reason):
+            return LOG_END
+        done[0] += 1
+    return LOG_END if reason[0] != NULL else code
+
+
+# The command of a record that places an order; of any other nothing, which is no order and is not waited for.
+cdef inline Span command_to_expect(Span record) noexcept nogil:
+    cdef uint32_t size = 0
+    if record.size >= RECORD_HEAD_BYTES and record.data[4] == PLACE_ORDER:
+        memcpy(&size, record.data + 12, 4)
+        if size > record.size - RECORD_HEAD_BYTES:
+            size = 0
+    return span_of(record.data + RECORD_HEAD_BYTES if size else record.data, size)
 
 
 # Item by item; `journal`, if there is one, takes the records. CODE_OK, or why the batch as a whole was refused, in
