@@ -108,9 +108,9 @@ cdef class CoreLoop:
 
     def place_one_by_one(self, uint64_t count, uint32_t spread, int64_t now_ms):
         """As unary calls come: request bytes to answer and record. Returns (ns of CPU, orders placed)."""
-        cdef uint64_t i, placed = 0, began = now_ns()
+        cdef uint64_t _i, placed = 0, began = now_ns()
         with nogil:
-            for i in range(count):
+            for _i in range(count):
                 self.fill(0, spread)
                 execute(self.state, PLACE_ORDER, self.requests[0], REQUEST_BYTES, now_ms)
                 placed += self.state.record.data[5] == OUTCOME_PLACED
@@ -141,11 +141,11 @@ cdef class CoreLoop:
 
     def make_requests(self, uint64_t count, uint32_t spread):
         """What making the requests costs, in ns; no order is placed."""
-        cdef uint64_t i, began = now_ns()
+        cdef uint64_t _i, began = now_ns()
         cdef uint8_t before[18]
         memcpy(before, self.order_digits, 18)
         with nogil:
-            for i in range(count):
+            for _i in range(count):
                 self.fill(0, spread)
         memcpy(self.order_digits, before, 18)
         return now_ns() - began
