@@ -3,6 +3,7 @@
 
 cdef struct Candidate:
     int64_t rank, cost, priority               # lowest first; then location_id, the order in which rows are listed
+    int64_t units                              # 0: it gave them
     uint32_t row
 
 # What is to be planned.
@@ -45,46 +46,49 @@ cdef int take(State* s, uint32_t row, uint32_t line, int64_t units) noexcept nog
 # PRIORITY, NEAREST, MOST_STOCK: line by line.
 cdef int plan_by_line(State* s, const Demand* demand) noexcept nogil:
     cdef Candidate candidates[256]
-    cdef uint32_t line, count, i
+    cdef Candidate* best
+    cdef uint32_t line, count
     cdef int64_t remaining, units
     for line in range(demand.count):
         remaining = demand.units[line]
-        if remaining == 0:
-            continue
-        count = gather(s, demand, sku_at(s, demand.skus[line]), candidates)
-        for i in range(count):
-            units = row_sellable(s, row_at(s, candidates[i].row))
-            if units > remaining:
-                units = remaining
-            if not take(s, candidates[i].row, line, units):
+        count = gather(s, demand, sku_at(s, demand.skus[line]), candidates) if remaining else 0
+        while remaining:
+            best = first_candidate(candidates, count)
+            if best == NULL:
                 return 0
+            units = best.units if best.units < remaining else remaining
+            if not take(s, best.row, line, units):
+                return 0
+            best.units = 0
             remaining -= units
-            if remaining == 0:
-                break
-        if remaining:
-            return 0
     return 1
 
 
-# The rows that can give something, in the order of the strategy.
+# The rows that can give something, as they are listed.
 cdef uint32_t gather(State* s, const Demand* demand, const Sku* sku, Candidate* candidates) noexcept nogil:
-    cdef uint32_t row = sku.rows, count = 0, at
+    cdef uint32_t row = sku.rows, count = 0
     cdef int64_t units
-    cdef Candidate candidate
     while row:
         units = row_sellable(s, row_at(s, row))
         if units > 0:
-            candidate.row = row
+            candidates[count].row = row
+            candidates[count].units = units
             if sku.row_count > 1:
-                rank_location(s, demand, row_at(s, row).location, units, &candidate)
-            at = count
-            while at > 0 and comes_before(&candidate, &candidates[at - 1]):
-                candidates[at] = candidates[at - 1]
-                at -= 1
-            candidates[at] = candidate
+                rank_location(s, demand, row_at(s, row).location, units, &candidates[count])
             count += 1
         row = row_at(s, row).next
     return count
+
+
+# By the order of the strategy, among those not taken yet. They are looked at anew for each, not sorted: a plan has few
+# allocations, so that this is bounded by them, while a sort of all rows is paid for every line.
+cdef Candidate* first_candidate(Candidate* candidates, uint32_t count) noexcept nogil:
+    cdef Candidate* best = NULL
+    cdef uint32_t i
+    for i in range(count):
+        if candidates[i].units and (best == NULL or comes_before(&candidates[i], best)):
+            best = &candidates[i]
+    return best
 
 
 cdef inline bint comes_before(const Candidate* a, const Candidate* b) noexcept nogil:
@@ -108,84 +112,150 @@ cdef void rank_location(
         candidate.rank = -units
 
 
-# Round by round the location that could give most, until nothing remains.
+# A location that can give something of what is wanted.
+cdef struct Source:
+    int64_t cost, priority, gain               # gain: what it could give over all lines as they now stand
+    uint32_t location
+
+# What one source has of one SKU.
+cdef struct Offer:
+    int64_t units
+    uint32_t row
+
+# Round by round the location that could give most, until nothing remains. The gains are kept up to date, so that a
+# round costs what it changes: 256 locations, each good for one line, would otherwise be added up 256 times.
 cdef int plan_fewest_shipments(State* s, const Demand* demand) noexcept nogil:
+    cdef Source sources[256]
+    cdef Offer offers[64 * 256]                # by need and source
+    cdef Need needs[64]
     cdef int64_t remaining[64]
-    cdef uint32_t line, row, best
-    cdef int64_t units, left = 0
+    cdef uint32_t count = sum_needs(s, demand, needs), source_count = list_sources(s, demand, needs, count, sources)
+    cdef uint32_t line, best
+    cdef int64_t left = 0
+    fill_offers(s, needs, count, sources, source_count, offers)
     for line in range(demand.count):
         remaining[line] = demand.units[line]
         left += remaining[line]
     while left:
-        best = best_location(s, demand, remaining)
-        if best == 0:
+        best = best_source(sources, source_count)
+        if best == source_count:
             return 0
+        left -= sources[best].gain
         for line in range(demand.count):
-            if remaining[line] == 0:
-                continue
-            row = find_row(s, sku_at(s, demand.skus[line]), best)
-            if row == 0:
-                continue
-            units = row_sellable(s, row_at(s, row))
-            if units > remaining[line]:
-                units = remaining[line]
-            if units == 0:
-                continue
-            if not take(s, row, line, units):
+            if remaining[line] and not draw(s, demand, line, needs, &remaining[line], sources, source_count, offers,
+                                            best):
                 return 0
-            remaining[line] -= units
-            left -= units
     return 1
 
 
-cdef uint32_t best_location(State* s, const Demand* demand, const int64_t* remaining) noexcept nogil:
-    cdef uint32_t line, row, best = 0, location
-    cdef Candidate candidate, leader
-    # First what each could give; `taken` holds it, so that lines of one SKU share a row.
-    for line in range(demand.count):
-        row = sku_at(s, demand.skus[line]).rows if remaining[line] else 0
+# What the source can give to the line. 0: the plan is full.
+cdef int draw(
+    State* s, const Demand* demand, uint32_t line, Need* needs, int64_t* remaining, Source* sources,
+    uint32_t source_count, Offer* offers, uint32_t source
+) noexcept nogil:
+    cdef uint32_t i = 0
+    cdef int64_t units
+    while needs[i].sku != demand.skus[line]:
+        i += 1
+    offers += i * source_count
+    units = offers[source].units if offers[source].units < remaining[0] else remaining[0]
+    if units == 0:
+        return 1
+    if not take(s, offers[source].row, line, units):
+        return 0
+    add_gains(sources, source_count, offers, needs[i].units, -1)
+    offers[source].units -= units
+    needs[i].units -= units
+    remaining[0] -= units
+    add_gains(sources, source_count, offers, needs[i].units, 1)
+    return 1
+
+
+# The locations of all rows that can give something to the needs, by cost, priority, location_id. Location.fits becomes the place
+# in the list, from 1.
+cdef uint32_t list_sources(
+    State* s, const Demand* demand, const Need* needs, uint32_t count, Source* sources
+) noexcept nogil:
+    cdef uint32_t i, row, found = 0
+    cdef Source source
+    cdef Candidate candidate
+    for i in range(count):
+        row = sku_at(s, needs[i].sku).rows
         while row:
-            try_row(s, row, remaining[line])
+            source.location = row_at(s, row).location
+            if location_at(s, source.location).fits == 0 and row_sellable(s, row_at(s, row)):
+                location_at(s, source.location).fits = 1
+                rank_location(s, demand, source.location, 0, &candidate)
+                source.cost = candidate.cost
+                source.priority = candidate.priority
+                source.gain = 0
+                insert_source(s, sources, found, &source)
+                found += 1
             row = row_at(s, row).next
-    for line in range(demand.count):
-        row = sku_at(s, demand.skus[line]).rows if remaining[line] else 0
+    for i in range(found):
+        location_at(s, sources[i].location).fits = <uint16_t>(i + 1)
+    return found
+
+
+# By halves, since there may be 256.
+cdef void insert_source(State* s, Source* sources, uint32_t count, const Source* source) noexcept nogil:
+    cdef uint32_t low = 0, high = count, middle
+    while low < high:
+        middle = (low + high) >> 1
+        if source_before(s, &sources[middle], source):
+            low = middle + 1
+        else:
+            high = middle
+    memmove(&sources[low + 1], &sources[low], (count - low) * sizeof(Source))
+    sources[low] = source[0]
+
+
+cdef bint source_before(State* s, const Source* a, const Source* b) noexcept nogil:
+    if a.cost != b.cost:
+        return a.cost < b.cost
+    if a.priority != b.priority:
+        return a.priority < b.priority
+    return compare_ids(id_of_location(location_at(s, a.location)), id_of_location(location_at(s, b.location))) < 0
+
+
+# What is there, and with it the gains; Location.fits is zero again.
+cdef void fill_offers(
+    State* s, const Need* needs, uint32_t count, Source* sources, uint32_t source_count, Offer* offers
+) noexcept nogil:
+    cdef uint32_t i, row
+    cdef Offer* offer
+    memset(offers, 0, count * source_count * sizeof(Offer))
+    for i in range(count):
+        row = sku_at(s, needs[i].sku).rows
         while row:
-            location = row_at(s, row).location
-            if location_at(s, location).gain > 0:
-                rank_location(s, demand, location, location_at(s, location).gain, &candidate)
-                if best == 0 or comes_before(&candidate, &leader) or (
-                        not comes_before(&leader, &candidate) and location != best
-                        and compare_ids(id_of_location(location_at(s, location)),
-                                        id_of_location(location_at(s, best))) < 0):
-                    best = location
-                    leader = candidate
+            if row_sellable(s, row_at(s, row)):
+                offer = &offers[i * source_count + location_at(s, row_at(s, row).location).fits - 1]
+                offer.units = row_sellable(s, row_at(s, row))
+                offer.row = row
             row = row_at(s, row).next
-    untry_rows(s, demand, remaining)
+        add_gains(sources, source_count, &offers[i * source_count], needs[i].units, 1)
+    for i in range(source_count):
+        location_at(s, sources[i].location).fits = 0
+
+
+# What each source could give of one SKU, over all lines that want it, comes into its gain (+1) or goes (-1).
+cdef void add_gains(
+    Source* sources, uint32_t count, const Offer* offers, int64_t wanted, int sign
+) noexcept nogil:
+    cdef uint32_t i
+    for i in range(count):
+        sources[i].gain += sign * (offers[i].units if offers[i].units < wanted else wanted)
+
+
+# The first with the greatest gain; `count` if none can give anything.
+cdef uint32_t best_source(const Source* sources, uint32_t count) noexcept nogil:
+    cdef uint32_t i, best = count
+    cdef int64_t gain = 0
+    for i in range(count):
+        if sources[i].gain > gain:
+            gain = sources[i].gain
+            best = i
     return best
-
-
-cdef void try_row(State* s, uint32_t handle, int64_t remaining) noexcept nogil:
-    cdef StockRow* row = row_at(s, handle)
-    cdef int64_t units = row_sellable(s, row)
-    if units > remaining:
-        units = remaining
-    row.taken += units
-    location_at(s, row.location).gain += units
-
-
-# Takes back what the probes took: the plan so far is what counts.
-cdef void untry_rows(State* s, const Demand* demand, const int64_t* remaining) noexcept nogil:
-    cdef uint32_t line, row, i
-    for line in range(demand.count):
-        row = sku_at(s, demand.skus[line]).rows if remaining[line] else 0
-        while row:
-            row_at(s, row).taken = 0
-            location_at(s, row_at(s, row).location).gain = 0
-            row = row_at(s, row).next
-    for i in range(s.plan_count):
-        row_at(s, s.plan[i].row).taken = 0
-    for i in range(s.plan_count):
-        row_at(s, s.plan[i].row).taken += s.plan[i].quantity
 
 
 # Without splitting: the best of the locations that can serve every line.
