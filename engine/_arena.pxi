@@ -34,6 +34,7 @@ cdef struct IndexLine:
 
 cdef struct HashIndex:
     IndexLine* lines                           # one per bucket; address space is reserved whole
+    uint64_t reserved_bytes
     uint64_t buckets, round                    # round: the greatest power of two <= buckets
     uint64_t count
 
@@ -120,13 +121,13 @@ cdef inline uint64_t bucket_of(const HashIndex* index, uint32_t hash) noexcept n
 
 
 cdef int index_init(HashIndex* index, bint large) noexcept nogil:
-    cdef uint64_t bytes = INDEX_BYTES
     memset(index, 0, sizeof(HashIndex))
-    index.lines = <IndexLine*>reserve_addresses(&bytes)
+    index.reserved_bytes = INDEX_BYTES
+    index.lines = <IndexLine*>reserve_addresses(&index.reserved_bytes)
     if index.lines == NULL:
         return 0
     if large:
-        madvise(index.lines, bytes, MADV_HUGEPAGE)
+        madvise(index.lines, index.reserved_bytes, MADV_HUGEPAGE)
     index.buckets = index.round = 1
     return 1
 
@@ -146,7 +147,7 @@ cdef void index_split(HashIndex* index, Arena* arena) noexcept nogil:
     cdef IndexLine* source = &index.lines[target & (index.round - 1)]
     cdef IndexLine line = source[0]
     cdef uint32_t i, overflow
-    INVARIANT((target + 1) * sizeof(IndexLine) <= INDEX_BYTES, "an index is full")
+    INVARIANT((target + 1) * sizeof(IndexLine) <= index.reserved_bytes, "an index is full")
     memset(source, 0, sizeof(IndexLine))
     while True:
         for i in range(line.count):
@@ -218,7 +219,7 @@ cdef inline uint32_t probe_next(const Arena* arena, Probe* probe) noexcept nogil
 
 cdef void index_destroy(HashIndex* index) noexcept nogil:
     if index.lines != NULL:
-        munmap(index.lines, INDEX_BYTES)
+        munmap(index.lines, index.reserved_bytes)
 
 
 # Visiting every object of an index that does not change: start with cursor 0, end at handle 0. The order is arbitrary:
