@@ -104,6 +104,10 @@ cdef class Engine:
     def counts(self):
         return self.shard.counts()
 
+    @property
+    def clock_alarms(self):
+        return self.clock.alarms
+
     def stats(self):
         cdef State* s = self.shard.state
         journal = {f"journal_{name}": value for name, value in self.writer.stats().items()}
@@ -126,6 +130,9 @@ def recovered_shard(str path, bytes log_id, uint64_t last):
         raise JournalDamaged(_os.path.join(path, name), 0, last + 1,
                              "the log ends before the snapshot, which only ever covers what is durable")
     shard = Shard.load(_os.path.join(path, name)) if sequence else Shard.empty(log_id)
+    if sequence and shard.sequence != sequence:
+        raise SnapshotDamaged(_os.path.join(path, name), "header", 0,
+                              f"it holds the state at sequence {shard.sequence}: was it renamed?")
     if shard.log_id != log_id:
         raise JournalDamaged(_os.path.join(path, name), 0, sequence, "the snapshot belongs to another log")
     if shard.sequence < last:

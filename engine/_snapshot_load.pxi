@@ -27,7 +27,7 @@ cdef Shard _load(SnapshotReader* r, str path, const uint8_t[::1] view, bytes log
     cdef SnapshotHeader header
     cdef size_t offset = sizeof(SnapshotHeader)
     cdef Shard shard
-    cdef uint64_t before_lists
+    cdef int previous = -1
     if <size_t>view.shape[0] < sizeof(header):
         raise SnapshotDamaged(path, "header", 0, "the file is shorter than its header")
     memcpy(&header, &view[0], sizeof(header))
@@ -41,7 +41,7 @@ cdef Shard _load(SnapshotReader* r, str path, const uint8_t[::1] view, bytes log
     r.s = shard.state
     _begin_state(r.s, &header)
     for _ in range(header.sections):
-        offset = _load_section(r, path, view, offset)
+        offset = _load_section(r, path, view, offset, &previous)
     if offset != <size_t>view.shape[0]:
         raise SnapshotDamaged(path, "end", offset, "bytes after the last section")
     with nogil:
@@ -59,8 +59,10 @@ cdef void _begin_state(State* s, const SnapshotHeader* header) noexcept nogil:
     s.remembered_max = header.remembered_max
 
 
-# Returns where the next section begins.
-cdef size_t _load_section(SnapshotReader* r, str path, const uint8_t[::1] view, size_t offset) except 0:
+# Returns where the next section begins. `previous`: the partition of the section before, -1 if there is none.
+cdef size_t _load_section(
+    SnapshotReader* r, str path, const uint8_t[::1] view, size_t offset, int* previous
+) except 0:
     cdef SectionHeader section
     cdef size_t left = <size_t>view.shape[0] - offset
     cdef const uint8_t* payload
@@ -71,6 +73,9 @@ cdef size_t _load_section(SnapshotReader* r, str path, const uint8_t[::1] view, 
             or section.partition >= <uint32_t>PARTITIONS):
         raise SnapshotDamaged(path, "next", offset, "the section's header is damaged")
     name = f"partition {section.partition}"
+    if <int>section.partition <= previous[0]:
+        raise SnapshotDamaged(path, name, offset, f"it comes after partition {previous[0]}: moved, or there twice")
+    previous[0] = <int>section.partition
     if section.size > left - sizeof(section):
         raise SnapshotDamaged(path, name, offset, "the file ends inside of the section")
     payload = &view[0] + offset + sizeof(section)

@@ -94,7 +94,9 @@ cdef uint32_t join_list(State* s, const Listing* listing) noexcept nogil:
             list_append(items, &s.arena, listing.handle, queued_links())
         return shop
     if listing.later == LATER_MATCH:
-        queue_match(s, listing.handle)
+        # Not by queue_match(): a SKU stays on the list when the last order of its queue is cancelled.
+        set_on_match_list(s, sku_at(s, listing.handle), 1)
+        list_append(&s.to_match, &s.arena, listing.handle, match_links())
         return sku_at(s, listing.handle).shop
     shop = order_at(s, listing.handle).shop
     if listing.later == LATER_HOLD:
