@@ -116,24 +116,31 @@ cdef class CoreLoop:
                 placed += self.state.record.data[5] == OUTCOME_PLACED
         return now_ns() - began, placed
 
-    def place_in_groups(self, uint64_t count, uint32_t spread, int64_t now_ms, bint answers=True):
-        """As batches come; `count` is a multiple of GROUP (8). Without `answers`: what a shard does beside the wire."""
-        cdef uint64_t done = 0, placed = 0, began = now_ns()
+    def place_in_groups(self, uint64_t count, uint32_t spread, int64_t now_ms, bint wire=True):
+        """As batches come; `count` is a multiple of GROUP (8). Without `wire`: from decoded command to record."""
+        cdef uint64_t done = 0, placed = 0, began
         cdef State* s = self.state
         cdef Span items[GROUP]
         cdef PlaceOrder* orders[GROUP]
         cdef Reply reply
         cdef int i, verdict
+        for i in range(GROUP):
+            items[i] = span_of(self.requests[i], REQUEST_BYTES)
+            orders[i] = NULL
+        make_ready(s, items, GROUP, orders)
+        began = now_ns()
         with nogil:
             while done < count:
+                # All ids have their places in the request, so that a decoded command follows when they change.
                 for i in range(GROUP):
                     self.fill(i, spread)
-                    items[i] = span_of(self.requests[i], REQUEST_BYTES)
-                    orders[i] = NULL
-                make_ready(s, items, GROUP, orders)
+                if wire:
+                    make_ready(s, items, GROUP, orders)
+                else:
+                    look_ahead(s, orders, GROUP)
                 for i in range(GROUP):
                     verdict = carry_out(s, PLACE_ORDER, items[i].data, items[i].size, orders[i], now_ms, &reply)
-                    if answers and verdict != FAULT:
+                    if wire and verdict != FAULT:
                         answer(s, PLACE_ORDER, verdict, &reply)
                     placed += reply.outcome == OUTCOME_PLACED
                 done += GROUP

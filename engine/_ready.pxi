@@ -12,13 +12,18 @@ cdef extern from *:
 # orders[i] is the decoded item, or NULL where it has a fault: then the item is decoded again in its turn, and answered.
 cdef void make_ready(State* s, const Span* items, int count, PlaceOrder** orders) noexcept nogil:
     cdef int i
-    cdef uint32_t shops[GROUP]
-    cdef uint32_t skus[GROUP]
-    cdef uint32_t hash
     for i in range(count):
         s.group_scratch[i].size = 0
         if decode_place_order(items[i].data, items[i].size, &s.group[i], &s.group_scratch[i], &s.fault):
             orders[i] = &s.group[i]
+    look_ahead(s, orders, count)
+
+
+cdef void look_ahead(State* s, PlaceOrder** orders, int count) noexcept nogil:
+    cdef int i
+    cdef uint32_t shops[GROUP]
+    cdef uint32_t skus[GROUP]
+    cdef uint32_t hash
     for i in range(count):
         shops[i] = find_shop(s, orders[i].head.shop_id) if orders[i] != NULL else 0
         if shops[i]:

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 import everopen
 from engine import datadir, night
 from engine._core import PLACE_ORDER, JournalReader
+from engine.errors import DataDirectoryError
 from engine.latency import Latencies
 from engine.local import LocalEngine, Verdict, audit
 from engine.record import Record
@@ -66,6 +67,10 @@ def demo(seconds: int, data_dir: Path | None = None) -> int:
     """Returns the exit code: 0 if the audit holds and the log has what was acknowledged."""
     console = Console()
     data_dir = data_dir or fresh_default()
+    if data_dir.exists() and any(data_dir.iterdir()):
+        raise DataDirectoryError(
+            f"{data_dir}: is not empty; the demo counts what its log has, so it needs one of its own"
+        )
     console.print(
         f"[bold]everopen demo[/bold]: one night of orders, {night.clock(night.BEGINS_HOUR)} to "
         f"{night.clock(night.ENDS_HOUR)}, in {seconds} s",
@@ -247,7 +252,7 @@ def _add_answers(table: Report, tally: Tally) -> None:
         table.add(everopen.outcome_name(outcome), count, remark)
     for (name, outcome), count in sorted(tally.commands.items()):
         applied = outcome == everopen.APPLIED
-        remark = f"orders {DONE[name]}" if applied else "attempts to ship before payment, refused as they should be"
+        remark = f"orders {DONE[name]}" if applied else "refused as they should be: the order's state forbids it"
         table.add(name if applied else f"{name}, {everopen.outcome_name(outcome)}", count, remark)
     for error, count in tally.errors.most_common(3):
         table.add("ERRORS", count, error, style="bold red")

@@ -133,8 +133,12 @@ def _open_engine(shard: Path, settings: Settings) -> Engine:
 
 async def _tick(engine: Engine) -> NoReturn:
     """Lets the core log the ticks that are due, when it says so. The core itself cuts long work into several."""
+    alarms = 0
     while True:
         wait_ms = engine.tick()
+        if engine.clock_alarms != alarms:
+            alarms = engine.clock_alarms
+            log.warning("the wall clock stepped by more than a second; logged time is slewed", alarms=alarms)
         engine.kick()
         await asyncio.sleep(min(max(wait_ms, 0), TICK_MS_MAX) / 1_000)
 

@@ -56,6 +56,9 @@ class NotFound(EveropenError):
         self.resource = info.resource_name if info else ""
         self.resource_type = info.resource_type if info else ""
 
+    def __str__(self) -> str:
+        return f"{super().__str__()} ({self.resource})" if self.resource else super().__str__()
+
 
 class IdConflict(EveropenError):
     """The id was used before, with other content."""
