@@ -2,10 +2,11 @@
 
 Load: one-line orders of one unit with unique 20-byte order ids and distinct 8-byte buyer ids, over 100,000 SKUs of
 one shop at one location, 10 million of them open; one thread, its CPU time, median and best of the rounds. `wire to
-answer`: from request bytes to answer bytes, record and effects, one order at a time as unary calls come, or in groups as
-batches come. `match`: from the decoded command to record and effects, ids still strings that are hashed and looked up, both
-digests kept; `warm`: over 1,000 SKUs, which stay in the cache. Excluded: sockets, the log's disk, the making of requests
-(its cost is measured and subtracted), page faults of memory that was asked for ahead, except where they are named.
+answer`: from request bytes to answer bytes, record and effects, one order at a time as unary calls come, or in
+groups as batches come. `match`: from the decoded command to record and effects, ids still strings that are hashed
+and looked up, both digests kept; `warm`: over 1,000 SKUs, which stay in the cache. Excluded: sockets, the log's
+disk, the making of requests (its cost is measured and subtracted), page faults of memory that was asked for ahead,
+except where they are named.
 Checks: every order is placed, and as many are open as were placed.
 """
 
