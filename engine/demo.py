@@ -68,9 +68,7 @@ def demo(seconds: int, data_dir: Path | None = None) -> int:
     console = Console()
     data_dir = data_dir or fresh_default()
     if data_dir.exists() and any(data_dir.iterdir()):
-        raise DataDirectoryError(
-            f"{data_dir}: is not empty; the demo needs a directory of its own"
-        )
+        raise DataDirectoryError(f"{data_dir}: is not empty; the demo needs a directory of its own")
     console.print(
         f"[bold]everopen demo[/bold]: one night of orders, {night.clock(night.BEGINS_HOUR)} to "
         f"{night.clock(night.ENDS_HOUR)}, in {seconds} s",
