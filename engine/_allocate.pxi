@@ -171,8 +171,8 @@ cdef int draw(
     return 1
 
 
-# The locations of all rows that can give something to the needs, by cost, priority, location_id. Location.fits becomes the place
-# in the list, from 1.
+# The locations of all rows that can give something to the needs, by cost, priority, location_id. Location.fits becomes
+# the place in the list, from 1.
 cdef uint32_t list_sources(
     State* s, const Demand* demand, const Need* needs, uint32_t count, Source* sources
 ) noexcept nogil:
