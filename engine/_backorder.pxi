@@ -1,16 +1,16 @@
 # Orders that wait for stock: their queues, the rule of the head, and the matching when stock grows.
 
 cdef inline size_t wait_links() noexcept nogil:
-    cdef Wait* wait = NULL
-    return <size_t>&wait.links
+    cdef Wait wait
+    return <size_t>(<uint8_t*>&wait.links - <uint8_t*>&wait)
 
 cdef inline size_t queued_links() noexcept nogil:
-    cdef Sku* sku = NULL
-    return <size_t>&sku.queued
+    cdef Sku sku
+    return <size_t>(<uint8_t*>&sku.queued - <uint8_t*>&sku)
 
 cdef inline size_t match_links() noexcept nogil:
-    cdef Sku* sku = NULL
-    return <size_t>&sku.to_match
+    cdef Sku sku
+    return <size_t>(<uint8_t*>&sku.to_match - <uint8_t*>&sku)
 
 
 # The first Wait of a queue: highest class, then sequence. Orders come in the order of their sequence.

@@ -200,8 +200,8 @@ cdef void write_record(State* s, int kind, int outcome, Span command) noexcept n
     at = d32(at, 0)
     at = d32(at, command.size)
     at = d64(at, s.time_ms)
-    memcpy(at, command.data, command.size)
-    memcpy(at + command.size, s.effects.data, s.effects.size)
+    at = put_bytes(at, command.data, command.size)
+    put_bytes(at, s.effects.data, s.effects.size)      # both may be NULL, which memcpy does not take
     s.record.size = size
 
 

@@ -2,12 +2,12 @@
 # tick.
 
 cdef inline size_t hold_links() noexcept nogil:
-    cdef Order* order = NULL
-    return <size_t>&order.hold
+    cdef Order order
+    return <size_t>(<uint8_t*>&order.hold - <uint8_t*>&order)
 
 cdef inline size_t purchase_links() noexcept nogil:
-    cdef Purchase* purchase = NULL
-    return <size_t>&purchase.links
+    cdef Purchase purchase
+    return <size_t>(<uint8_t*>&purchase.links - <uint8_t*>&purchase)
 
 
 # The least reserve TTL among the order's SKUs, from now on.

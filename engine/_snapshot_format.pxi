@@ -48,6 +48,13 @@ cdef extern from *:
 cdef extern from "<stdlib.h>" nogil:
     void qsort(void* base, size_t count, size_t size, int (*compare)(const void*, const void*) noexcept nogil)
 
+# An empty list has no memory, and qsort does not take NULL.
+cdef inline void sort(
+    void* base, size_t count, size_t size, int (*compare)(const void*, const void*) noexcept nogil
+) noexcept nogil:
+    if count:
+        qsort(base, count, size, compare)
+
 # Items of a section: a shop, then what belongs to it, in this order.
 cdef enum Item:
     ITEM_SHOP = 1

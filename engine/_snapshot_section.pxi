@@ -71,7 +71,7 @@ cdef void read_lists(SnapshotReader* r) noexcept nogil:
         if s.windows[slot].items.tail == UINT32_MAX:
             s.windows[slot].items.tail = 0
             s.windows[slot].users -= 1
-    qsort(r.listings, r.count, sizeof(Listing), by_rank)
+    sort(r.listings, r.count, sizeof(Listing), by_rank)
     for i in range(r.count):
         memcpy(before, s.business, 16)
         memcpy(before + 2, s.whole, 16)

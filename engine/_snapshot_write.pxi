@@ -71,7 +71,7 @@ cdef void place_everything(SnapshotWriter* w) noexcept nogil:
               remembered_id(<Remembered*>arena_at(&s.arena, handle)))
         ranks_add(&w.remembered, handle)
         handle = (<Remembered*>arena_at(&s.arena, handle)).next
-    qsort(w.placed, w.count, sizeof(Placed), by_place)
+    sort(w.placed, w.count, sizeof(Placed), by_place)
 
 
 cdef void rank_lists(SnapshotWriter* w) noexcept nogil:
@@ -81,11 +81,11 @@ cdef void rank_lists(SnapshotWriter* w) noexcept nogil:
         ranks_add_list(&w.held, s, s.holds[slot].items.head, hold_links())
         ranks_add_list(&w.purchased, s, s.windows[slot].items.head, purchase_links())
     ranks_add_list(&w.to_match, s, s.to_match.head, match_links())
-    qsort(w.held.items, w.held.count, sizeof(Ranked), by_handle)
-    qsort(w.purchased.items, w.purchased.count, sizeof(Ranked), by_handle)
-    qsort(w.remembered.items, w.remembered.count, sizeof(Ranked), by_handle)
-    qsort(w.to_match.items, w.to_match.count, sizeof(Ranked), by_handle)
-    qsort(w.queued.items, w.queued.count, sizeof(Ranked), by_handle)
+    sort(w.held.items, w.held.count, sizeof(Ranked), by_handle)
+    sort(w.purchased.items, w.purchased.count, sizeof(Ranked), by_handle)
+    sort(w.remembered.items, w.remembered.count, sizeof(Ranked), by_handle)
+    sort(w.to_match.items, w.to_match.count, sizeof(Ranked), by_handle)
+    sort(w.queued.items, w.queued.count, sizeof(Ranked), by_handle)
 
 
 cdef void write_shop(SnapshotWriter* w, const Shop* shop) noexcept nogil:

@@ -258,7 +258,7 @@ cdef inline Usage* usage_at(State* s, uint32_t handle) noexcept nogil:
 
 
 cdef inline bint span_equal(Span a, Span b) noexcept nogil:
-    return a.size == b.size and memcmp(a.data, b.data, a.size) == 0
+    return a.size == b.size and (a.size == 0 or memcmp(a.data, b.data, a.size) == 0)
 
 # The ids at the end of the objects.
 cdef inline Span id_of_shop(const Shop* shop) noexcept nogil:
