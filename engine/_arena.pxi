@@ -101,6 +101,11 @@ cdef uint32_t arena_new(Arena* arena, size_t bytes) noexcept nogil:
     return handle
 
 
+# Whether the greatest command surely fits: its orders, plans and rows are far below a mebibyte.
+cdef inline bint arena_has_room(const Arena* arena) noexcept nogil:
+    return arena.bump_end - arena.bump >= (1 << 20) >> 3
+
+
 cdef void arena_free(Arena* arena, uint32_t handle, size_t bytes) noexcept nogil:
     cdef uint32_t granules = <uint32_t>((bytes + 7) >> 3)
     (<uint32_t*>arena_at(arena, handle))[0] = arena.free_heads[granules]

@@ -45,6 +45,7 @@ include "_snapshot_section.pxi"
 
 # Wiring.
 include "_clock.pxi"
+include "_ahead.pxi"
 include "_shard.pxi"
 include "_snapshot_load.pxi"
 include "_engine.pxi"

@@ -12,26 +12,38 @@ cdef class Engine:
     cdef Journal* journal
     cdef LoggedClock clock
     cdef Buffer batch
+    cdef uint64_t stopping
+    cdef object ahead
 
     def __init__(self, directory, *, uint64_t segment_bytes=SEGMENT_BYTES_DEFAULT,
                  int64_t idempotency_window_ms=IDEMPOTENCY_WINDOW_MS_DEFAULT,
                  uint32_t idempotency_entries_max=IDEMPOTENCY_ENTRIES_DEFAULT):
         path = _os.fspath(directory)
+        if not 0 < idempotency_entries_max <= ORDERS_MAX:
+            raise ValueError(f"idempotency_entries_max: must be 1 to {ORDERS_MAX:,}")
         self.writer = JournalWriter(path, segment_bytes=segment_bytes)
         self.journal = &self.writer.journal
         try:
             last = self.writer.next_sequence - 1
-            self.shard = recovered_shard(path, self.writer.log_id, last)
+            self.shard = begun_shard(path, self.writer.log_id, last)
+            self.ahead = threading.Thread(target=self._stay_ahead, name="everopen-memory", daemon=True)
+            self.ahead.start()
+            recover(self.shard, path, last)
             if last == 0:
                 self.shard._activate(idempotency_window_ms, idempotency_entries_max)
                 self.writer.append(self.shard.record)
                 self.writer.kick()
         except BaseException:
-            self.writer.close()
+            self.close()
             raise
 
     def __dealloc__(self):
         buffer_free(&self.batch)
+
+    def _stay_ahead(self):
+        cdef State* s = self.shard.state
+        with nogil:
+            stay_ahead(s, &self.stopping)
 
     def execute(self, int method, bytes request not None):
         cdef const uint8_t* data = request
@@ -119,11 +131,14 @@ cdef class Engine:
         }
 
     def close(self):
+        eo_store64(&self.stopping, 1)
+        if self.ahead is not None:
+            self.ahead.join()
         self.writer.close()
 
 
-def recovered_shard(str path, bytes log_id, uint64_t last):
-    """The newest snapshot and the log after it, up to `last`, the end of the log."""
+def begun_shard(str path, bytes log_id, uint64_t last):
+    """The shard as of the newest snapshot; empty where there is none. `last`: the end of the log."""
     found = [(int(match[1]), name) for name in _os.listdir(path) if (match := SNAPSHOT_NAME.fullmatch(name))]
     sequence, name = max(found, default=(0, ""))
     if sequence > last:
@@ -135,9 +150,13 @@ def recovered_shard(str path, bytes log_id, uint64_t last):
                               f"it holds the state at sequence {shard.sequence}: was it renamed?")
     if shard.log_id != log_id:
         raise JournalDamaged(_os.path.join(path, name), 0, sequence, "the snapshot belongs to another log")
+    return shard
+
+
+def recover(Shard shard, str path, uint64_t last):
+    """Replays the log up to `last`, its end."""
     if shard.sequence < last:
         with JournalReader(path, shard.sequence + 1, last) as reader:
             shard.replay_from(reader)
     if shard.sequence != last:
         raise JournalDamaged(path, 0, shard.sequence + 1, "the log ends early")
-    return shard

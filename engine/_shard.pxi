@@ -292,6 +292,10 @@ cdef int execute_logged(
     if journal != NULL and method < COMMAND_KINDS and not journal_has_room(journal):
         s.response.size = 0
         verdict = exhausted(s, b"LOG_FULL", b"The log has no room now; retry later.")
+    elif journal != NULL and method < TICK and not arena_has_room(&s.arena):
+        # A matter of this machine's memory, not of the log: replay takes what was taken before.
+        s.response.size = 0
+        verdict = exhausted(s, b"MEMORY_FULL", b"The shard's memory is full.")
     else:
         verdict = carry_out(s, method, data, size, order, now_ms, &reply)
     if verdict == FAULT:

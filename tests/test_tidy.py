@@ -44,7 +44,7 @@ STAGES = [
     ["_crc32c"],
     ["_journal_*"],
     ["_snapshot_format", "_snapshot_write", "_snapshot_read", "_snapshot_section"],
-    ["_clock", "_shard", "_snapshot_load", "_engine"],
+    ["_clock", "_ahead", "_shard", "_snapshot_load", "_engine"],
 ]
 
 GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$|(^|/)(requirements\.lock|package-lock\.json|LICENSE)$")
