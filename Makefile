@@ -50,7 +50,7 @@ fuzz: build ## feed the decoders and the state machine random input; EVEROPEN_FU
 	$(LOCKED) $(STAMPS)/probes
 	HYPOTHESIS_PROFILE=long EVEROPEN_FUZZ_SECONDS=$${EVEROPEN_FUZZ_SECONDS:-60} $(PYTHON) -m pytest tests/fuzz
 
-test-asan: build ## the native suite under the address and undefined-behaviour sanitizers
+test-asan: build ## the suites of the native core under the address and undefined-behaviour sanitizers
 	scripts/variant.sh asan -m "not long"
 
 test-debug: build ## the same with bounds checks in the core
