@@ -157,6 +157,7 @@ cdef int may_take_all(State* s, uint32_t order_handle, Need* needs, uint32_t cou
 cdef bint fits(State* s, uint32_t order_handle) noexcept nogil:
     cdef Demand demand
     demand_of(s, order_handle, &demand)
+    s.steps += demand.count
     return plan_order(s, &demand)
 
 

@@ -116,22 +116,35 @@ class Attempt:
     short: list[Sku] = field(default_factory=list)
     # SKUs whose head is passed when the plan is carried out.
     passing: list[Sku] = field(default_factory=list)
+    # Lines of the heads that had to be looked at for it.
+    head_lines: int = 0
 
 
 def attempt(order: Order) -> Attempt:
     need = order.need()
     passing = []
     short = []
+    head_lines = 0
     for sku, units in need.items():
         may_take, passes = _may_take(order, sku, units)
+        head_lines += _lines_of_head(order, sku, units)
         if units > may_take:
             short.append(sku)
         elif passes:
             passing.append(sku)
     if short:
-        return Attempt(None, short)
+        return Attempt(None, short, head_lines=head_lines)
     plan = plan_for(order)
-    return Attempt(plan, [], passing) if plan else Attempt(None, list(need))
+    return Attempt(plan, [], passing, head_lines) if plan else Attempt(None, list(need), head_lines=head_lines)
+
+
+def _lines_of_head(order: Order, sku: Sku, units: int) -> int:
+    """Whether a head fits matters only where there is enough for the order, but not beside the head."""
+    if not sku.queue or sku.queue[0] is order:
+        return 0
+    head = sku.queue[0]
+    beside = sku.sellable - head.need()[sku]
+    return len(head.lines) if beside < units <= sku.sellable and sku.passed[head] < BACKORDER_PASSES_MAX else 0
 
 
 def _may_take(order: Order, sku: Sku, units: int) -> tuple[int, bool]:

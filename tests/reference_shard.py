@@ -208,6 +208,7 @@ class Shard:
                     return
                 steps += len(order.lines)
                 trial = attempt(order)
+                steps += trial.head_lines
                 if trial.plan:
                     steps += len(trial.plan)
                     self._serve_backorder(order, trial)
