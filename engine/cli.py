@@ -75,7 +75,7 @@ def serve(
     expect_orders: Annotated[int, typer.Option(help="Take memory for so many open orders at the start.", min=0)] = 0,
     segment_bytes: Annotated[
         int | None,
-        typer.Option(help="Size of a log segment, a multiple of 4096; below 16 MiB for tests only.", hidden=True),
+        typer.Option(help="Size of a log segment, in bytes; below 16 MiB for tests only.", hidden=True),
     ] = None,
 ) -> None:
     """Serve orders until SIGTERM or SIGINT; a second signal ends at once."""
