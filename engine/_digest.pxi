@@ -78,13 +78,6 @@ cdef inline void count_in(uint64_t* sum, Hash128 digest) noexcept nogil:
 cdef inline void count_out(uint64_t* sum, Hash128 digest) noexcept nogil:
     sum_subtract(sum, digest.low, digest.high)
 
-# An object comes (+1) into the state digest or goes (-1) out of it.
-cdef inline void count_state(State* s, Hash128 digest, int sign) noexcept nogil:
-    if sign > 0:
-        count_in(s.whole, digest)
-    else:
-        count_out(s.whole, digest)
-
 
 cdef Hash128 stock_digest(State* s, const StockRow* row) noexcept nogil:
     cdef uint8_t* at = d8(s.digest_scratch, c"T")
