@@ -6,6 +6,8 @@ tests/probes and the bench's loop).
 """
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,28 @@ if SANITIZE:
 if COVERAGE:
     COMPILE += ["-O0"]
     MACROS += [("CYTHON_TRACE_NOGIL", "1")]
+
+
+def flags_of(library: str, package: str) -> tuple[list[str], list[str]]:
+    """What pkg-config says that a library takes to compile and to link; `package` is what Debian calls it."""
+    install = f"apt-get install {package} pkg-config"
+    if shutil.which("pkg-config") is None:
+        raise SystemExit(f"everopen needs pkg-config to find {library}. Install it: {install}")
+
+    def ask(kind: str) -> list[str]:
+        answer = subprocess.run(["pkg-config", kind, library], capture_output=True, text=True)
+        if answer.returncode != 0:
+            raise SystemExit(f"everopen needs {library}, which pkg-config does not find. Install it: {install}")
+        return answer.stdout.split()
+
+    return ask("--cflags"), ask("--libs")
+
+
+# Every extension may use them; the linker drops those that an extension does not.
+LINK += ["-Wl,--as-needed"]
+for compile_flags, link_flags in (flags_of("libnghttp2", "libnghttp2-dev"), flags_of("zlib", "zlib1g-dev")):
+    COMPILE += compile_flags
+    LINK += link_flags
 
 
 def extension(name: str, source: str) -> Extension:
@@ -71,7 +95,8 @@ def refuse_performance_hints() -> None:
 
 
 refuse_performance_hints()
-extensions = translate([extension("engine._core", "engine/_core.pyx")], checked=DEBUG)
+SHIPPED = sorted(Path("engine").glob("_*.pyx"))
+extensions = translate([extension(f"engine.{path.stem}", str(path)) for path in SHIPPED], checked=DEBUG)
 if PROBES:
     probes = sorted(Path("tests/probes").glob("*.pyx"))
     extensions += translate([extension(f"tests.probes.{path.stem}", str(path)) for path in probes], checked=True)

@@ -18,6 +18,9 @@ need "python3" command -v python3
 need "python3-venv" python3 -c 'import ensurepip, venv'
 need "python3-dev" python_header
 need "libxxhash-dev" c_header xxhash.h
+need "pkg-config" command -v pkg-config
+need "libnghttp2-dev" c_header nghttp2/nghttp2.h
+need "zlib1g-dev" c_header zlib.h
 
 ((${#missing[@]})) || exit 0
 
