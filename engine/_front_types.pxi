@@ -1,0 +1,254 @@
+# What the front is made of. A stream is one HTTP/2 stream; its calls are the request messages on it, one unless it
+# streams; a call's jobs are what its shards have to do, one unless a batch concerns several shards.
+#
+# Whoever is told of an event by epoll begins with a `kind`. Objects are freed at the end of a turn, so that an event of
+# the same turn never meets one that is gone.
+
+cdef struct Call
+cdef struct Stream
+cdef struct Connection
+cdef struct Link
+cdef struct Front
+cdef struct Upstream                     # in _front_relay
+cdef struct RelayStream
+
+cdef enum WatchKind:
+    WATCH_LISTENER = 1
+    WATCH_CONNECTION
+    WATCH_JOURNAL
+    WATCH_LINK                           # a peer's ring has something, or room
+    WATCH_LINK_ALIVE                     # readable only when the peer has died
+    WATCH_UPSTREAM
+    WATCH_MAILBOX
+
+# What becomes of a stream, decided by its path.
+cdef enum StreamKind:
+    STREAM_UNKNOWN = 0                   # no path yet
+    STREAM_UNARY = 1
+    STREAM_BATCHES = 2                   # PlaceOrders: messages are batches, each answered by one
+    STREAM_HEALTH_CHECK = 3
+    STREAM_HEALTH_WATCH = 4
+    STREAM_RELAYED = 5
+    STREAM_REFUSED = 6                   # answered already; what still comes of the request is thrown away
+
+cdef enum JobState:
+    JOB_READY = 1                        # in its source's queue
+    JOB_AWAY = 2                         # with another worker
+    JOB_WAITING = 3                      # executed, until it is durable
+    JOB_DONE = 4
+
+cdef enum Encoding:
+    ENCODING_IDENTITY = 1
+    ENCODING_GZIP = 2
+    ENCODING_OTHER = 3
+
+cdef enum:
+    GRPC_PREFIX_BYTES = 5                # compressed flag, then the size, big endian
+
+cdef struct Method:
+    const char* path
+    size_t path_size
+    int kind                             # StreamKind
+    int number                           # of the command or read
+    bint is_batch
+
+cdef struct Job:
+    Job* next
+    Job* previous                        # in a link's list only
+    Call* call                           # NULL: another worker asked, by `link` and `token`
+    Link* link                           # who asked, or who was asked
+    uint64_t token
+    Span request
+    Buffer answer                        # behind room for a gRPC prefix: an answer, or a google.rpc.Status
+    size_t offset                        # of a batch: what comes next
+    uint64_t sequence                    # that must be durable before the answer leaves
+    uint64_t deadline_ns                 # CLOCK_MONOTONIC; 0: none
+    uint32_t code                        # gRPC's; 0 is OK
+    uint32_t items                       # of a batch, carried out so far
+    uint8_t method, is_batch, state
+    uint8_t shard
+
+cdef struct Call:
+    Call* next                           # on its stream, in order
+    Stream* stream                       # NULL: it is gone, nobody waits
+    Buffer request
+    Job job                              # the only one, mostly
+    Job* parts                           # one for each shard of a split batch; then `job` holds the merged answer
+    uint32_t part_count, parts_left
+    uint8_t* shard_of_item
+    uint32_t item_count
+    size_t charged_bytes                 # counted as in flight
+    bint done
+
+# Jobs that wait to be served, of one connection or one link: what fairness is about.
+cdef struct Source:
+    Source* next
+    Job* first
+    Job* last
+    bint listed
+
+cdef struct Stream:
+    Stream* next
+    Stream* previous
+    Connection* connection
+    const Method* method
+    int32_t id
+    uint8_t kind
+    uint8_t encoding
+    bint is_post, has_grpc_content, bad_timeout, end_received, answering, deferred, closed, counted
+    bint failed                          # it ends with `status` once the calls before are answered
+    uint64_t deadline_ns
+    uint32_t header_bytes
+    # The request message that is being received.
+    uint8_t prefix[5]
+    uint8_t prefix_size
+    uint32_t message_size
+    Call* filling
+    uint64_t message_began_ns
+    uint32_t unconsumed
+    # Calls in the order of their messages; the first is part of the stream, so that a unary call allocates nothing.
+    Call* calls
+    Call* calls_last
+    uint32_t call_count
+    size_t sent                          # of the first call's answer
+    Call own
+    uint32_t status_code
+    Buffer status                        # google.rpc.Status, or empty for OK
+    # Health: what a watcher was told. Relay: its other half.
+    int watched, told
+    RelayStream* relay
+    Stream* next_watcher
+
+cdef struct Peer:                        # one address, for the bound on its connections
+    Peer* next
+    uint8_t address[16]
+    uint32_t connections
+
+cdef struct Guard:
+    uint64_t refilled_ns
+    int64_t control_tokens               # SETTINGS, PING, WINDOW_UPDATE, PRIORITY and empty DATA frames
+    int64_t reset_tokens
+    uint32_t continuations               # in a row
+    uint64_t last_ping_ns
+    uint32_t ping_strikes
+
+cdef struct Connection:
+    int kind                             # WATCH_CONNECTION
+    int fd
+    Connection* next
+    Connection* previous
+    Connection* next_dirty
+    Front* front
+    nghttp2_session* session
+    Source ready
+    Stream* streams
+    uint32_t stream_count                # open ones
+    uint32_t native_streams              # of these, long-lived native ones
+    uint32_t calls_in_flight
+    size_t bytes_in_flight
+    size_t unconsumed
+    Buffer out                           # what the socket did not take
+    size_t out_sent
+    Buffer headers                       # of the request being received, until it is known to be native
+    Peer* peer
+    Guard guard
+    bint dirty, reading, writing, preface_seen, notice_sent, goaway_sent, closing, dead, paused
+    bint in_memory                       # of libnghttp2: its session must not be deleted now
+    uint64_t accepted_ns, received_ns, ping_sent_ns, goaway_at_ns, age_ns
+    uint64_t commands, commands_before   # for the balance between workers
+    uint32_t streams_limit               # as told to the peer last
+
+cdef struct Listener:
+    int kind                             # WATCH_LISTENER
+    int fd
+    bint shared, armed
+    Listener* next
+
+cdef struct Hosted:                      # a shard that lives here
+    int kind                             # WATCH_JOURNAL
+    Front* front
+    State* state
+    Journal* journal
+    LoggedClock* clock
+    Job* waiting_first                   # executed, by sequence
+    Job* waiting_last
+    bint kick
+    uint64_t tick_at_ns
+    uint64_t jobs_in_flight
+
+cdef struct Link:                        # to another worker
+    int kind                             # WATCH_LINK
+    int alive_kind                       # WATCH_LINK_ALIVE; epoll is given its address
+    Front* front
+    Link* next
+    int worker
+    int alive_fd, wake_in_fd, wake_out_fd
+    bint dead
+    Ring* incoming
+    Ring* outgoing
+    Source ready                         # requests of the peer
+    Job* away_first                      # asked, not answered
+    Job* away_last
+    uint64_t away_count
+    uint64_t next_token
+    Job* unsent_first                    # in their order into the ring
+    Job* unsent_last
+    size_t unsent_progress
+    bint published
+
+cdef struct FrontSettings:
+    uint64_t calls_max, bytes_max, connection_bytes_max, connections_max, connections_per_peer_max
+    uint64_t streams_per_connection_max, streams_per_connection_min, batches_per_stream_max, commands_per_turn_max
+    uint64_t link_jobs_max
+    uint64_t header_list_bytes_max, control_frames_max, control_frames_per_s, resets_max, resets_per_s
+    uint64_t continuations_max, ping_strikes_max, ping_interval_ms
+    uint64_t handshake_ms, message_ms, keepalive_ms, keepalive_timeout_ms, connection_age_ms, age_grace_ms
+    uint64_t relay_bytes_per_turn, relay_buffer_bytes, relay_connect_ms, overloaded_turn_us
+    uint64_t accept_lead_ppm, shed_lead_ppm, balance_ms
+
+cdef struct Front:
+    int epoll_fd
+    int mailbox_kind                     # WATCH_MAILBOX
+    int mailbox_fd
+    int worker, workers, shards
+    pthread_mutex_t lock                 # of what other threads hand in: pending_*, and the flags below it
+    Hosted* pending_hosts[64]
+    Link* pending_links[64]
+    bint stop_wanted, drain_wanted
+    pthread_cond_t drained_changed
+    bint drained
+    # All below belongs to the loop's thread.
+    bint stopping, draining, goaways_final
+    uint64_t now_ns, sweep_at_ns, drain_began_ns
+    FrontSettings settings
+    Listener* listeners
+    Connection* connections
+    Connection* dirty
+    Connection* graves                   # to be freed at the end of the turn
+    Stream* stream_graves
+    Link* link_graves
+    uint64_t connection_count, calls_in_flight, bytes_in_flight
+    Hosted* hosted[64]                   # by shard; NULL: lives elsewhere, or is not open yet
+    Link* links[64]                      # by worker
+    Source* runnable
+    Source* runnable_last
+    Stream* free_streams
+    uint32_t free_stream_count
+    Call* free_calls
+    uint32_t free_call_count
+    Stream* watchers
+    int health                           # what health says now
+    Peer* peers[256]
+    Upstream* upstream
+    nghttp2_session_callbacks* callbacks
+    nghttp2_option* options
+    uint8_t* input                       # one read
+    uint8_t* output                      # one write
+    BoardMap board
+    BoardSlot* slot
+    uint64_t* counters
+    uint64_t turn_began_ns, busy_ns, busy_since_ns, turn_ewma_ns
+    uint32_t streams_limit
+    uint64_t listener_rearm_ns
+    uint64_t balance_at_ns, shed_at_ns
+    Buffer scratch
