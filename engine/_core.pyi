@@ -24,6 +24,22 @@ GET_STOCK: Final[int]
 # Every bound of engine/_limits.pxi by name.
 LIMITS: Final[dict[str, int]]
 
+# The counters of a slot of the board, in their order.
+COUNTER_NAMES: Final[tuple[str, ...]]
+
+def memory_create(name: str, size: int) -> int:
+    """Shared memory of `size` zero bytes behind a new descriptor; its size cannot change any more."""
+
+def board_create(workers: int) -> int:
+    """The descriptor of a new board with a slot for each worker."""
+
+class Board:
+    """The board as a reader sees it; it keeps its own mapping, so the descriptor may be closed."""
+
+    def __init__(self, fd: int, workers: int) -> None: ...
+    def slots(self) -> list[dict[str, int]]:
+        """Each slot that a worker of this format has begun, by worker: its fields and its counters by name."""
+
 def crc32c(data: bytes, seed: int = 0) -> int: ...
 def partition_of(shop_id: str) -> int: ...
 

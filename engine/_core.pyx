@@ -14,6 +14,9 @@ include "_wire_decode.pxi"
 include "_wire_encode.pxi"
 include "_wire_status.pxi"
 
+# Shared memory between workers.
+include "_board.pxi"
+
 # Match: the state machine.
 include "_arena.pxi"
 include "_state.pxi"

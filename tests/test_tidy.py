@@ -24,6 +24,7 @@ STAGES = [
     ["_platform", "_system"],
     ["_limits", "_types"],
     ["_wire_*"],
+    ["_board"],
     ["_arena"],
     [
         "_state",

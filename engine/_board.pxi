@@ -1,0 +1,203 @@
+# The board: one page of shared memory for each worker, which only that worker writes and everybody reads. Each field is
+# a word stored and loaded whole, so a reader may see fields of two moments but never half a field.
+
+import fcntl as _fcntl
+import os as _files
+
+cdef extern from "<sys/types.h>" nogil:
+    ctypedef struct file_status "struct stat":
+        off_t st_size
+
+cdef extern from "<sys/stat.h>" nogil:
+    int file_status_of "fstat"(int fd, file_status* into) noexcept
+
+cdef enum:
+    BOARD_FORMAT_VERSION = 1
+    COUNTERS_ROOM = 128
+
+cdef enum BoardState:
+    BOARD_STARTING = 1
+    BOARD_SERVING = 2
+    BOARD_DRAINING = 3
+
+# Where each counter stands in its slot, and by its name in small letters what it is called everywhere else. New ones go
+# to the end. Gauges, which also fall, are said to be such.
+cpdef enum FrontCounter:
+    CONNECTIONS_ACCEPTED = 1
+    CONNECTIONS_CLOSED
+    CONNECTIONS_REFUSED_PER_PEER
+    CONNECTIONS_REFUSED_TOTAL
+    ACCEPTS_LEFT_TO_OTHERS
+    CONNECTIONS_SHED
+    CONNECTIONS_AGED_OUT
+    STREAMS_OPENED
+    STREAMS_RESET_BY_PEER
+    STREAMS_REFUSED
+    CALLS_NATIVE
+    CALLS_RELAYED
+    CALLS_ANSWERED
+    CALLS_FAILED                      # answered with another code than OK
+    CALLS_EXPIRED                     # their deadline passed before they were executed
+    CALLS_REFUSED_OVERLOAD
+    CALLS_REFUSED_UNAVAILABLE
+    COMMANDS_EXECUTED
+    BATCHES_EXECUTED
+    JOBS_SENT
+    JOBS_RECEIVED
+    JOBS_LOST                         # their link died
+    REQUESTS_COMPRESSED
+    REQUESTS_TOO_LARGE
+    HEADERS_TOO_LARGE
+    PINGS_EXCESS
+    SETTINGS_EXCESS
+    RESETS_EXCESS
+    FRAMES_EXCESS
+    CONTINUATION_EXCESS
+    SLOW_SENDERS_RESET
+    SILENT_PEERS_CLOSED
+    HANDSHAKES_TIMED_OUT
+    RELAY_BYTES_IN
+    RELAY_BYTES_OUT
+    RELAY_CONNECTS
+    BYTES_RECEIVED
+    BYTES_SENT
+    TURNS
+    READS_PAUSED
+    CONCURRENCY_LOWERED
+    MAX_CONCURRENT_STREAMS            # gauge
+    BYTES_IN_FLIGHT                   # gauge
+    CALLS_IN_FLIGHT                   # gauge
+    HTTP2_ERRORS
+    CONTENT_TYPE_REFUSED
+    METHODS_UNKNOWN
+    COUNTERS_END
+
+INVARIANT(<int>COUNTERS_END <= <int>COUNTERS_ROOM, b"a slot has room for every counter")
+COUNTER_NAMES = tuple(name.lower() for name in globals()["FrontCounter"].__members__ if name != "COUNTERS_END")
+
+# The last word to be written is format_version: a slot without it was never begun.
+cdef struct BoardSlot:
+    uint64_t format_version
+    uint64_t worker
+    uint64_t pid
+    uint64_t state                    # BoardState
+    uint64_t heartbeat_ns             # CLOCK_MONOTONIC
+    uint64_t connections
+    uint64_t busy_ppm                 # share of the last interval that was not spent waiting in epoll
+    uint64_t commands_per_s
+    uint64_t[COUNTERS_ROOM] counters  # by FrontCounter
+
+cdef struct BoardMap:
+    uint8_t* pages
+    uint32_t workers
+
+
+# A shared mapping of a file of at least `size` bytes, whose end cannot be cut off under the mapping if it was made by
+# memory_create. NULL: the file is too small or cannot be mapped.
+cdef void* memory_map(int fd, size_t size) noexcept nogil:
+    cdef file_status status
+    cdef void* at
+    if file_status_of(fd, &status) != 0 or status.st_size < <off_t>size:
+        return NULL
+    at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+    return at if at != MAP_FAILED else NULL
+
+
+# 1: the board is mapped; 0: there is no board of so many workers behind the descriptor, which stays the caller's.
+cdef int board_map(BoardMap* board, int fd, int workers) noexcept nogil:
+    memset(board, 0, sizeof(BoardMap))
+    if not 0 < workers <= WORKERS_MAX:
+        return 0
+    board.pages = <uint8_t*>memory_map(fd, <size_t>workers * BOARD_SLOT_BYTES)
+    board.workers = <uint32_t>workers
+    return board.pages != NULL
+
+
+cdef void board_unmap(BoardMap* board) noexcept nogil:
+    if board.pages != NULL:
+        munmap(board.pages, <size_t>board.workers * BOARD_SLOT_BYTES)
+    memset(board, 0, sizeof(BoardMap))
+
+
+cdef inline BoardSlot* board_slot(const BoardMap* board, uint32_t worker) noexcept nogil:
+    INVARIANT(worker < board.workers, b"a worker has a slot")
+    return <BoardSlot*>(board.pages + <size_t>worker * BOARD_SLOT_BYTES)
+
+
+# Takes a slot over, also from a worker that died: its load and its gauges are gone, and counters begin at 0 as those of
+# every new process do.
+cdef void board_begin(BoardSlot* slot, uint32_t worker, uint64_t pid, uint64_t now_ns) noexcept nogil:
+    cdef uint32_t i
+    eo_store64(&slot.format_version, 0)
+    for i in range(COUNTERS_ROOM):
+        eo_store64(&slot.counters[i], 0)
+    eo_store64(&slot.worker, worker)
+    eo_store64(&slot.pid, pid)
+    eo_store64(&slot.state, BOARD_STARTING)
+    eo_store64(&slot.heartbeat_ns, now_ns)
+    eo_store64(&slot.connections, 0)
+    eo_store64(&slot.busy_ppm, 0)
+    eo_store64(&slot.commands_per_s, 0)
+    eo_store64(&slot.format_version, BOARD_FORMAT_VERSION)
+
+
+# Only the owner of the slot stores, so that adding needs no locked instruction.
+cdef inline void board_add(BoardSlot* slot, FrontCounter counter, uint64_t more) noexcept nogil:
+    eo_store64(&slot.counters[<uint32_t>counter], slot.counters[<uint32_t>counter] + more)
+
+
+cdef inline void board_set(BoardSlot* slot, FrontCounter gauge, uint64_t value) noexcept nogil:
+    eo_store64(&slot.counters[<uint32_t>gauge], value)
+
+
+cdef inline uint64_t board_count(const BoardSlot* slot, FrontCounter counter) noexcept nogil:
+    return eo_load64(&slot.counters[<uint32_t>counter])
+
+
+def memory_create(str name not None, size_t size):
+    """Shared memory of `size` zero bytes behind a new descriptor; its size cannot change any more."""
+    fd = _files.memfd_create(name, _files.MFD_CLOEXEC | _files.MFD_ALLOW_SEALING)
+    try:
+        _files.ftruncate(fd, size)
+        _fcntl.fcntl(fd, _fcntl.F_ADD_SEALS, _fcntl.F_SEAL_SHRINK | _fcntl.F_SEAL_GROW | _fcntl.F_SEAL_SEAL)
+    except BaseException:
+        _files.close(fd)
+        raise
+    return fd
+
+
+def board_create(int workers):
+    """The descriptor of a new board with a slot for each worker."""
+    if not 0 < workers <= WORKERS_MAX:
+        raise ValueError(f"a board has 1 to {WORKERS_MAX} workers, not {workers}")
+    return memory_create("everopen-board", <size_t>workers * BOARD_SLOT_BYTES)
+
+
+cdef class Board:
+    """The board as a reader sees it; it keeps its own mapping, so the descriptor may be closed."""
+
+    cdef BoardMap board
+
+    def __cinit__(self, int fd, int workers):
+        if not board_map(&self.board, fd, workers):
+            raise ValueError(f"descriptor {fd} is not a board of {workers} workers")
+
+    def __dealloc__(self):
+        board_unmap(&self.board)
+
+    def slots(self):
+        """Each slot that a worker of this format has begun, by worker: its fields and its counters by name."""
+        cdef uint32_t worker
+        return [
+            _slot_as_dict(board_slot(&self.board, worker)) for worker in range(self.board.workers)
+            if eo_load64(&board_slot(&self.board, worker).format_version) == <uint64_t>BOARD_FORMAT_VERSION
+        ]
+
+
+cdef dict _slot_as_dict(const BoardSlot* slot):
+    return {
+        "format_version": eo_load64(&slot.format_version), "worker": eo_load64(&slot.worker),
+        "pid": eo_load64(&slot.pid), "state": eo_load64(&slot.state),
+        "heartbeat_ns": eo_load64(&slot.heartbeat_ns), "connections": eo_load64(&slot.connections),
+        "busy_ppm": eo_load64(&slot.busy_ppm), "commands_per_s": eo_load64(&slot.commands_per_s),
+    } | {name: eo_load64(&slot.counters[number]) for number, name in enumerate(COUNTER_NAMES, 1)}

@@ -1,0 +1,99 @@
+"""The board: what one worker writes, everybody reads; see engine/_board.pxi."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from engine._core import COUNTER_NAMES, LIMITS, Board, board_create
+from tests.probes.board_probe import FrontCounter, Owner
+
+
+@pytest.fixture
+def board_fd() -> Iterator[int]:
+    fd = board_create(3)
+    yield fd
+    os.close(fd)
+
+
+def test_counter_names_are_those_of_the_enum_in_its_order() -> None:
+    assert [FrontCounter[name.upper()] for name in COUNTER_NAMES] == list(range(1, len(COUNTER_NAMES) + 1))
+    assert FrontCounter.COUNTERS_END == len(COUNTER_NAMES) + 1
+
+
+def test_slots_before_a_worker_began_are_left_out(board_fd: int) -> None:
+    board = Board(board_fd, 3)
+    assert board.slots() == []
+    Owner(board_fd, 3, 1, 77, 5)
+    assert [(slot["worker"], slot["pid"], slot["state"], slot["heartbeat_ns"]) for slot in board.slots()] == [
+        (1, 77, 1, 5)
+    ]
+
+
+def test_slot_every_counter_is_read_under_its_own_name(board_fd: int) -> None:
+    owner = Owner(board_fd, 3, 2, 9, 1)
+    for number in range(1, len(COUNTER_NAMES) + 1):
+        owner.add(number, 1000)
+        owner.add(number, number)
+    [slot] = Board(board_fd, 3).slots()
+    assert {name: slot[name] for name in COUNTER_NAMES} == {
+        name: 1000 + number for number, name in enumerate(COUNTER_NAMES, 1)
+    }
+
+
+def test_slot_load_and_gauges_are_the_last_that_was_written(board_fd: int) -> None:
+    owner = Owner(board_fd, 3, 0, 9, 1)
+    owner.set(FrontCounter.CALLS_IN_FLIGHT, 12)
+    owner.set(FrontCounter.CALLS_IN_FLIGHT, 7)
+    owner.serve(2**63, 4, 1_000_000, 250_000)
+    [slot] = Board(board_fd, 3).slots()
+    assert owner.count(FrontCounter.CALLS_IN_FLIGHT) == slot["calls_in_flight"] == 7
+    assert (slot["state"], slot["heartbeat_ns"], slot["connections"]) == (2, 2**63, 4)
+    assert (slot["busy_ppm"], slot["commands_per_s"]) == (1_000_000, 250_000)
+
+
+def test_slot_taken_over_by_a_new_process_begins_at_zero(board_fd: int) -> None:
+    first = Owner(board_fd, 3, 0, 9, 1)
+    first.add(FrontCounter.TURNS, 3)
+    first.serve(2, 4, 5, 6)
+    Owner(board_fd, 3, 0, 10, 8)
+    [slot] = Board(board_fd, 3).slots()
+    assert {name: value for name, value in slot.items() if value} == {
+        "format_version": 1,
+        "pid": 10,
+        "state": 1,
+        "heartbeat_ns": 8,
+    }
+
+
+def test_slots_of_two_workers_do_not_touch(board_fd: int) -> None:
+    owners = [Owner(board_fd, 3, worker, 100 + worker, 1) for worker in range(3)]
+    for worker, owner in enumerate(owners):
+        for number in range(1, FrontCounter.COUNTERS_END):
+            owner.set(number, worker * 1000 + number)
+    for worker, slot in enumerate(Board(board_fd, 3).slots()):
+        assert [slot[name] for name in COUNTER_NAMES] == [worker * 1000 + i for i in range(1, len(COUNTER_NAMES) + 1)]
+
+
+def test_board_outlives_its_descriptor_but_not_its_bounds(board_fd: int) -> None:
+    copy = os.dup(board_fd)
+    board = Board(copy, 3)
+    os.close(copy)
+    assert board.slots() == []
+    with pytest.raises(ValueError, match="not a board of 4"):
+        Board(board_fd, 4)
+    with pytest.raises(ValueError):
+        Board(board_fd, 0)
+
+
+def test_board_cannot_be_cut_off_under_its_readers(board_fd: int) -> None:
+    assert os.fstat(board_fd).st_size == 3 * LIMITS["BOARD_SLOT_BYTES"]
+    with pytest.raises(PermissionError):
+        os.ftruncate(board_fd, 0)
+    assert not os.get_inheritable(board_fd)
+
+
+@pytest.mark.parametrize("workers", [0, -1, 65])
+def test_board_for_an_impossible_number_of_workers_is_refused(workers: int) -> None:
+    with pytest.raises(ValueError):
+        board_create(workers)

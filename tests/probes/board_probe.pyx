@@ -1,0 +1,38 @@
+"""The board from the side of a worker."""
+
+include "_platform.pxi"
+include "_system.pxi"
+include "_limits.pxi"
+include "_board.pxi"
+
+
+cdef class Owner:
+    """What one worker writes."""
+
+    cdef BoardMap board
+    cdef BoardSlot* slot
+
+    def __cinit__(self, int fd, int workers, uint32_t worker, uint64_t pid, uint64_t now_ns):
+        if not board_map(&self.board, fd, workers):
+            raise ValueError("not a board")
+        self.slot = board_slot(&self.board, worker)
+        board_begin(self.slot, worker, pid, now_ns)
+
+    def __dealloc__(self):
+        board_unmap(&self.board)
+
+    def serve(self, uint64_t now_ns, uint64_t connections, uint64_t busy_ppm, uint64_t commands_per_s):
+        eo_store64(&self.slot.state, BOARD_SERVING)
+        eo_store64(&self.slot.heartbeat_ns, now_ns)
+        eo_store64(&self.slot.connections, connections)
+        eo_store64(&self.slot.busy_ppm, busy_ppm)
+        eo_store64(&self.slot.commands_per_s, commands_per_s)
+
+    def add(self, int counter, uint64_t more):
+        board_add(self.slot, <FrontCounter>counter, more)
+
+    def set(self, int gauge, uint64_t value):
+        board_set(self.slot, <FrontCounter>gauge, value)
+
+    def count(self, int counter):
+        return board_count(self.slot, <FrontCounter>counter)
