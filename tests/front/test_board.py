@@ -18,7 +18,7 @@ def board_fd() -> Iterator[int]:
 
 def test_counter_names_are_those_of_the_enum_in_its_order() -> None:
     assert [FrontCounter[name.upper()] for name in COUNTER_NAMES] == list(range(1, len(COUNTER_NAMES) + 1))
-    assert FrontCounter.COUNTERS_END == len(COUNTER_NAMES) + 1
+    assert len(COUNTER_NAMES) + 1 == FrontCounter.COUNTERS_END
 
 
 def test_slots_before_a_worker_began_are_left_out(board_fd: int) -> None:
@@ -82,7 +82,7 @@ def test_board_outlives_its_descriptor_but_not_its_bounds(board_fd: int) -> None
     assert board.slots() == []
     with pytest.raises(ValueError, match="not a board of 4"):
         Board(board_fd, 4)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="of 0 workers"):
         Board(board_fd, 0)
 
 
@@ -95,5 +95,5 @@ def test_board_cannot_be_cut_off_under_its_readers(board_fd: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, -1, 65])
 def test_board_for_an_impossible_number_of_workers_is_refused(workers: int) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="has 1 to 64 workers"):
         board_create(workers)
