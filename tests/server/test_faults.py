@@ -6,10 +6,9 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from engine.faults import OVERLOADED, refusal
 from everopen.v1 import order_service_pb2 as orders
 from tests.serving import Client, Server, order
 
@@ -72,21 +71,3 @@ def test_oversized_message_is_refused_and_the_connection_lives(server: Server, c
     too_large = b"\x0a" * (4 * 1024 * 1024 + 1)
     refused(grpc.StatusCode.RESOURCE_EXHAUSTED, client.raw, "OrderService/PlaceOrder", too_large)
     assert client.orders.PlaceOrder(order("after-oversized")).sequence > 0
-
-
-def test_exhausted_status_carries_a_pushback() -> None:
-    assert dict(OVERLOADED.trailing)["grpc-retry-pushback-ms"] == "100"
-    assert OVERLOADED.code == grpc.StatusCode.RESOURCE_EXHAUSTED
-    status = status_pb2.Status(code=8)
-    retry = error_details_pb2.RetryInfo()
-    retry.retry_delay.FromMilliseconds(2_500)
-    status.details.add().Pack(retry)
-    assert dict(refusal(status.SerializeToString()).trailing)["grpc-retry-pushback-ms"] == "2500"
-
-
-def test_other_status_carries_its_bytes_and_no_pushback() -> None:
-    status = status_pb2.Status(code=5, message="no such order").SerializeToString()
-    answer = refusal(status)
-    assert answer.code == grpc.StatusCode.NOT_FOUND
-    assert answer.message == "no such order"
-    assert answer.trailing == (("grpc-status-details-bin", status),)

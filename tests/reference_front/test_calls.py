@@ -11,9 +11,8 @@ import grpc
 import pytest
 from google.rpc import status_pb2
 
-from engine.admission import Gate
-from engine.durability import Acknowledger
-from engine.pipeline import Pipeline
+from tests.reference_front.acknowledger import Acknowledger
+from tests.reference_front.calls import Calls
 
 
 class Aborted(Exception):
@@ -21,7 +20,7 @@ class Aborted(Exception):
 
 
 class Context:
-    """As much of a gRPC context as the pipeline touches."""
+    """As much of a gRPC context as a call touches."""
 
     def __init__(self, remaining_s: float | None = None) -> None:
         self.remaining_s = remaining_s
@@ -78,10 +77,8 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture
-async def pipeline(engine: Engine) -> Pipeline:
-    made = Pipeline(Gate(calls_max=4, bytes_max=100))
-    made.begin(engine, Acknowledger(engine, asyncio.get_running_loop()))
-    return made
+async def calls(engine: Engine) -> Calls:
+    return Calls(engine, Acknowledger(engine, asyncio.get_running_loop()))
 
 
 async def turns(count: int = 5) -> None:
@@ -90,8 +87,8 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-async def test_answer_waits_until_its_record_is_durable(engine: Engine, pipeline: Pipeline) -> None:
-    call = asyncio.ensure_future(pipeline.unary(1)(b"a", Context()))
+async def test_answer_waits_until_its_record_is_durable(engine: Engine, calls: Calls) -> None:
+    call = asyncio.ensure_future(calls.unary(1)(b"a", Context()))
     await turns()
     assert engine.executed == [b"a"]
     assert not call.done()
@@ -99,64 +96,54 @@ async def test_answer_waits_until_its_record_is_durable(engine: Engine, pipeline
     assert await call == b"a"
 
 
-async def test_calls_of_one_turn_are_kicked_once(engine: Engine, pipeline: Pipeline) -> None:
-    calls = [asyncio.ensure_future(pipeline.unary(1)(name, Context())) for name in (b"a", b"b", b"c")]
+async def test_calls_of_one_turn_are_kicked_once(engine: Engine, calls: Calls) -> None:
+    running = [asyncio.ensure_future(calls.unary(1)(name, Context())) for name in (b"a", b"b", b"c")]
     await turns()
     assert engine.kicks == 1
     engine.sync(2)
-    await asyncio.wait({calls[0], calls[1]})
-    assert not calls[2].done()
+    await asyncio.wait({running[0], running[1]})
+    assert not running[2].done()
     engine.sync(3)
-    assert await calls[2] == b"c"
+    assert await running[2] == b"c"
 
 
-async def test_fault_is_answered_without_waiting(engine: Engine, pipeline: Pipeline) -> None:
+async def test_fault_is_answered_without_waiting(engine: Engine, calls: Calls) -> None:
     with pytest.raises(Aborted) as aborted:
-        await pipeline.unary(1)(b"bad", Context())
+        await calls.unary(1)(b"bad", Context())
     assert aborted.value.args == (grpc.StatusCode.INVALID_ARGUMENT,)
 
 
-async def test_call_past_its_deadline_is_not_executed(engine: Engine, pipeline: Pipeline) -> None:
+async def test_call_past_its_deadline_is_not_executed(engine: Engine, calls: Calls) -> None:
     with pytest.raises(Aborted) as aborted:
-        await pipeline.unary(1)(b"late", Context(remaining_s=0.0))
+        await calls.unary(1)(b"late", Context(remaining_s=0.0))
     assert aborted.value.args == (grpc.StatusCode.DEADLINE_EXCEEDED,)
     assert engine.executed == []
 
 
-async def test_call_before_recovery_is_unavailable() -> None:
-    with pytest.raises(Aborted) as aborted:
-        await Pipeline(Gate()).unary(1)(b"early", Context())
-    assert aborted.value.args == (grpc.StatusCode.UNAVAILABLE,)
-
-
-@pytest.mark.parametrize("requests", [[b"x"] * 4, [b"x" * 100]], ids=["calls", "bytes"])
-async def test_call_beyond_the_bound_is_refused_with_a_pushback_and_not_executed(
-    engine: Engine, pipeline: Pipeline, requests: list[bytes]
+async def test_call_after_the_drain_began_is_unavailable_and_the_drain_waits_for_those_before(
+    engine: Engine, calls: Calls
 ) -> None:
-    contexts = [Context() for _ in requests]
-    calls = [
-        asyncio.ensure_future(pipeline.unary(1)(request, context))
-        for request, context in zip(requests, contexts, strict=True)
-    ]
+    context = Context()
+    taken = asyncio.ensure_future(calls.unary(1)(b"a", context))
     await turns()
-    refused = Context()
+    drained = asyncio.ensure_future(calls.drain())
+    await turns()
     with pytest.raises(Aborted) as aborted:
-        await pipeline.unary(1)(b"more", refused)
-    assert aborted.value.args == (grpc.StatusCode.RESOURCE_EXHAUSTED,)
-    assert "grpc-retry-pushback-ms" in dict(refused.trailing)
-    assert engine.executed == requests
-    engine.sync(len(requests))
-    await asyncio.gather(*calls)
-    for context in contexts:
-        context.finish()
-    assert (pipeline.gate.calls, pipeline.gate.bytes) == (0, 0)
+        await calls.unary(1)(b"b", Context())
+    assert aborted.value.args == (grpc.StatusCode.UNAVAILABLE,)
+    assert not drained.done()
+    engine.sync(1)
+    assert await taken == b"a"
+    context.finish()
+    await drained
+    assert engine.executed == [b"a"]
 
 
-async def test_cancelled_call_leaves_the_others_waiting_in_order(engine: Engine, pipeline: Pipeline) -> None:
+async def test_cancelled_call_leaves_the_others_waiting_in_order(engine: Engine, calls: Calls) -> None:
     contexts = [Context(), Context()]
-    calls = [asyncio.ensure_future(pipeline.unary(1)(b"a", context)) for context in contexts]
+    running = [asyncio.ensure_future(calls.unary(1)(b"a", context)) for context in contexts]
     await turns()
-    calls[0].cancel()
+    running[0].cancel()
     engine.sync(2)
-    assert await calls[1] == b"a"
-    assert calls[0].cancelled()
+    assert await running[1] == b"a"
+    assert running[0].cancelled()
