@@ -36,10 +36,12 @@ def everopen(*arguments: str | Path, timeout_s: float = 120) -> subprocess.Compl
 class Server:
     """`everopen serve` on a free port. Ready once constructed; a start that fails raises with what it said."""
 
+    PROGRAM: tuple[str, ...] = ("engine", "serve")
+
     def __init__(self, data_dir: Path, *arguments: str, segment_bytes: int = SEGMENT_BYTES) -> None:
         self.data_dir = data_dir
         self.log_path = data_dir.parent / f"{data_dir.name}.stderr"
-        command = [sys.executable, "-m", "engine", "serve", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0"]
+        command = [sys.executable, "-m", *self.PROGRAM, "--data-dir", str(data_dir), "--listen", "127.0.0.1:0"]
         command += ["--segment-bytes", str(segment_bytes), *arguments]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
