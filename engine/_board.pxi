@@ -127,7 +127,7 @@ cdef inline BoardSlot* board_slot(const BoardMap* board, uint32_t worker) noexce
 # Takes a slot over, also from a worker that died: its load and its gauges are gone, and counters begin at 0 as those of
 # every new process do.
 cdef void board_begin(BoardSlot* slot, uint32_t worker, uint64_t pid, uint64_t now_ns) noexcept nogil:
-    cdef uint32_t i
+    cdef int i
     eo_store64(&slot.format_version, 0)
     for i in range(COUNTERS_ROOM):
         eo_store64(&slot.counters[i], 0)

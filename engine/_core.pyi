@@ -40,6 +40,9 @@ class Board:
     def slots(self) -> list[dict[str, int]]:
         """Each slot that a worker of this format has begun, by worker: its fields and its counters by name."""
 
+def ring_create(capacity: int = ...) -> int:
+    """The descriptor of a new ring of `capacity` bytes, a power of two of 4,096 to RING_BYTES."""
+
 def crc32c(data: bytes, seed: int = 0) -> int: ...
 def partition_of(shop_id: str) -> int: ...
 

@@ -55,7 +55,7 @@ _demand(LIMITS["BUYER_WINDOW_MS_DEFAULT"] <= LIMITS["BUYER_WINDOW_MS_MAX"], "the
 _demand(LIMITS["SHARDS_MAX"] < 256, "the shard of an item fits a byte")
 _demand(LIMITS["SHARDS_MAX"] <= LIMITS["PARTITIONS"], "every shard can have a partition")
 _demand(LIMITS["RING_BYTES"] & (LIMITS["RING_BYTES"] - 1) == 0, "positions in a ring are masked")
-_demand(LIMITS["RING_FRAGMENT_BYTES_MAX"] * 4 <= LIMITS["RING_BYTES"], "a ring holds fragments in a row")
+_demand(LIMITS["RECORD_COMMAND_BYTES_MAX"] < LIMITS["RING_BYTES"] // 4 - 64, "a command fits one fragment of a ring")
 _demand(LIMITS["MESSAGE_BYTES_MAX"] < LIMITS["RING_MESSAGE_BYTES_MAX"], "a message fits a link, its head included")
 _demand(LIMITS["MESSAGE_BYTES_MAX"] * BATCHES_PER_STREAM_MAX <= BYTES_IN_FLIGHT_MAX, "one stream can use its batches")
 _demand(BATCHES_PER_STREAM_MAX >= 2, "a batch is executed while the one before waits for its sync")
