@@ -87,6 +87,8 @@ class Shard:
         """Asks the kernel for the memory of so many more one-line orders now, so that a peak pays no page faults."""
     def counts(self) -> dict[str, int]:
         """Objects in memory by kind, and arena bytes."""
+    def shop_ids(self) -> list[str]:
+        """Every shop, in no order."""
     def save(self, path: str) -> None:
         """Writes a snapshot to `path` (temporary name, fsync, rename, directory fsync)."""
     @staticmethod

@@ -206,6 +206,18 @@ cdef class Shard:
             "address_bytes": s.arena.bump << 3,
         }
 
+    def shop_ids(self):
+        cdef State* s = self.state
+        cdef uint64_t cursor = 0
+        cdef uint32_t handle = index_each(&s.shops, &s.arena, &cursor)
+        cdef Span id
+        ids = []
+        while handle:
+            id = id_of_shop(shop_at(s, handle))
+            ids.append(id.data[:id.size].decode())
+            handle = index_each(&s.shops, &s.arena, &cursor)
+        return ids
+
     def expect(self, uint64_t orders):
         with nogil:
             expect_orders(self.state, orders)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from engine import datadir, rebuild
-from engine._core import Shard
+from engine._core import Shard, partition_of
 from engine.errors import EveropenError
 
 
@@ -15,7 +16,7 @@ class Violation(EveropenError):
 
 
 class Verdict(NamedTuple):
-    """What holds: the number of records replayed, and the digests after the last one."""
+    """What holds of a shard: the number of records replayed, and the digests after the last one."""
 
     records: int
     sequence: int
@@ -24,25 +25,48 @@ class Verdict(NamedTuple):
 
     def __str__(self) -> str:
         digests = f"state digest {self.state_digest}, business digest {self.business_digest}"
-        return f"audit: holds, {self.records} records, {digests}"
+        return f"holds, {self.records} records, {digests}"
 
 
-def audit(data_dir: Path) -> Verdict:
-    """Reads only. Raises the first violation: JournalDamaged, SnapshotDamaged, ReplayMismatch, Violation."""
-    log = rebuild.extent(datadir.open_existing(data_dir))
-    shard = rebuild.first_state(log)
+def audit(data_dir: Path) -> Iterator[str]:
+    """Lines in words, as they are found; the last one sums up. Reads only. Raises the first violation, as below."""
+    paths = datadir.shard_directories(data_dir)
+    verdicts = []
+    for shard, path in enumerate(paths):
+        verdicts.append(audit_shard(path, shard, len(paths)))
+        yield f"audit: shard {shard} {verdicts[-1]}" if len(paths) > 1 else f"audit: {verdicts[-1]}"
+    if len(paths) > 1:
+        # State digests are of one shard each: they hold its times and sequences, and their sum would say nothing.
+        records = sum(verdict.records for verdict in verdicts)
+        business = rebuild.sum_of_digests(verdict.business_digest for verdict in verdicts)
+        yield f"audit: holds, {records} records, business digest {business}"
+
+
+def audit_shard(path: Path, shard: int = 0, shards: int = 1) -> Verdict:
+    """Raises the first violation: JournalDamaged, SnapshotDamaged, ReplayMismatch, Violation."""
+    log = rebuild.extent(path)
+    state = rebuild.first_state(log)
     count = 0
-    for sequence, path in datadir.snapshots(log.shard):
+    for sequence, snapshot in datadir.snapshots(path):
         if sequence > log.last_sequence:
-            raise Violation(f"{path}: the log ends before it, at sequence {log.last_sequence}")
-        if sequence >= shard.sequence:
-            count += rebuild.replay(shard, log, sequence)
-            _compare(shard, path)
-    count += rebuild.replay(shard, log, log.last_sequence)
-    violation = shard.check()
+            raise Violation(f"{snapshot}: the log ends before it, at sequence {log.last_sequence}")
+        if sequence >= state.sequence:
+            count += rebuild.replay(state, log, sequence)
+            _compare(state, snapshot)
+    count += rebuild.replay(state, log, log.last_sequence)
+    violation = state.check() or _stray_shop(state, shard, shards)
     if violation:
-        raise Violation(f"state at sequence {shard.sequence}: {violation}")
-    return Verdict(count, shard.sequence, shard.state_digest(), shard.business_digest())
+        raise Violation(f"{path}: state at sequence {state.sequence}: {violation}")
+    return Verdict(count, state.sequence, state.state_digest(), state.business_digest())
+
+
+def _stray_shop(state: Shard, shard: int, shards: int) -> str:
+    """Nothing without its shop can be in a shard, so the shops tell whether all commands came to the right one."""
+    for shop_id in state.shop_ids():
+        right = datadir.shard_of(partition_of(shop_id), shards)
+        if right != shard:
+            return f"shop {shop_id} belongs to shard {right}"
+    return ""
 
 
 def _compare(shard: Shard, path: Path) -> None:

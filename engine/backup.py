@@ -1,15 +1,17 @@
 """`everopen backup` and `everopen restore`.
 
-A backup is a directory with `backup.json` and `shard-0000/`: the newest snapshot and all segments, up to one sequence
-that was durable. It has no identity.json, so nobody can serve from it: two engines that go on from one log would share
-its log_id. A restore gives the log a new one, and leaves sequences, times and outcomes as they are.
+A backup is a directory with `backup.json` and, for each shard, `shard-0000/` and so on: its newest snapshot and all
+segments, up to one sequence that was durable. Shards know nothing of each other, and an order lives in one of them, so
+each is cut at a sequence of its own. A backup has no identity.json, so nobody can serve from it: two engines that go on
+from one log would share its log_id. A restore gives each log a new one; sequences, times and outcomes stay as they are.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -17,74 +19,100 @@ import orjson
 from engine import datadir, rebuild
 from engine._core import JournalReader, JournalWriter, Shard, journal_segments
 from engine.errors import DataDirectoryError, JournalFull, ReplayMismatch
-from engine.limits import DATA_FORMAT_VERSION, LOG_ID_BYTES
+from engine.limits import LOG_ID_BYTES
 from engine.rebuild import Extent
 
 MANIFEST = "backup.json"
+MANIFEST_FORMAT_VERSION = 2
 # How many records are appended between two wake-ups of the sync thread.
 KICK_RECORDS = 1_024
 SYNC_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """Written last, so a backup that has one is whole."""
+class Held:
+    """What a backup holds of a shard, or a restore made of one."""
 
-    format_version: int
     log_id: str
     sequence: int
     state_digest: str
     business_digest: str
 
 
-@dataclass(frozen=True)
-class Restored:
-    log_id: str
-    sequence: int
-    state_digest: str
-    business_digest: str
-
-
-def backup(data_dir: Path, target: Path) -> Manifest:
-    """Copies what is durable, also of a running engine, and proves the copy by replaying it."""
-    log = rebuild.extent(datadir.open_existing(data_dir))
-    shard = _empty_target(target)
-    for header in journal_segments(str(log.shard)):
-        if header["segment"] <= log.segment:
-            end = log.offset if header["segment"] == log.segment else header["segment_bytes"]
-            _copy(_segment(log.shard, header["segment"]), shard, end, header["segment_bytes"])
-    for _, path in [pair for pair in datadir.snapshots(log.shard) if pair[0] <= log.last_sequence][-1:]:
-        _copy(path, shard, path.stat().st_size, path.stat().st_size)
-    datadir.sync_directory(shard)
-    manifest = _proved(shard, log)
-    _write_synced(target / MANIFEST, orjson.dumps(asdict(manifest), option=orjson.OPT_INDENT_2))
+def backup(data_dir: Path, target: Path) -> list[Held]:
+    """Copies what is durable of every shard, also of running engines, and proves the copy by replaying it."""
+    sources = datadir.shard_directories(data_dir)
+    _refuse_unless_empty(target)
+    copies = datadir.make_shard_directories(target, len(sources))
+    held = [_copy_shard(*pair) for pair in zip(sources, copies, strict=True)]
+    # Written last, so a backup that has it is whole.
+    manifest = {"format_version": MANIFEST_FORMAT_VERSION, "shards": held}
+    _write_synced(target / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
     datadir.sync_directory(target)
     datadir.sync_directory(target.resolve().parent)
-    return manifest
+    return held
 
 
-def restore(source: Path, data_dir: Path, until_sequence: int | None = None) -> Restored:
-    """Makes a data directory with a log of its own from a backup, up to a sequence if one is given."""
-    manifest = _read_manifest(source)
-    log = rebuild.extent(datadir.shard_directory(source))
-    until = manifest.sequence if until_sequence is None else until_sequence
-    if until > manifest.sequence:
-        raise DataDirectoryError(f"{source}: ends at sequence {manifest.sequence}, before {until}")
-    log_id = os.urandom(LOG_ID_BYTES)
-    state = rebuild.first_state(log, log_id)
-    if until < state.sequence:
-        raise DataDirectoryError(f"{source}: begins at sequence {state.sequence}, after {until}")
-    shard = _empty_target(data_dir)
-    _write_log(state, log, shard, until)
-    restored = Restored(log_id.hex(), state.sequence, state.state_digest(), state.business_digest())
-    if until == manifest.sequence and restored.state_digest != manifest.state_digest:
-        raise ReplayMismatch(
-            until, f"the restored state digest is {restored.state_digest}, not {manifest.state_digest}"
-        )
+def restore(source: Path, data_dir: Path, until: Mapping[int, int] | None = None) -> list[Held]:
+    """Makes a data directory with logs of its own from a backup. `until`: the last sequence of shards to cut short."""
+    whole = read_manifest(source)
+    logs = [rebuild.extent(datadir.shard_directory(source, shard)) for shard in range(len(whole))]
+    ends = [(until or {}).get(shard, held.sequence) for shard, held in enumerate(whole)]
+    for log, held, end in zip(logs, whole, ends, strict=True):
+        if end > held.sequence:
+            raise DataDirectoryError(f"{log.shard}: ends at sequence {held.sequence}, before {end}")
+        first, _ = rebuild.first_snapshot(log)
+        if end < first:
+            raise DataDirectoryError(f"{log.shard}: begins at sequence {first}, after {end}")
+    _refuse_unless_empty(data_dir)
+    paths = datadir.make_shard_directories(data_dir, len(whole))
+    restored = [_restore_shard(*parts) for parts in zip(logs, paths, ends, whole, strict=True)]
     # The identity last: without it nothing can be served, so half a restore is never taken for a whole one.
-    datadir.write_identity(data_dir)
+    datadir.write_identity(data_dir, len(whole))
     datadir.sync_directory(data_dir.resolve().parent)
     return restored
+
+
+def read_manifest(source: Path) -> list[Held]:
+    """What a backup holds, by shard."""
+    path = source / MANIFEST
+    try:
+        fields = orjson.loads(path.read_bytes())
+        version = fields.pop("format_version")
+        # Version 1 was of one shard, whose fields stood beside the version.
+        if version in (1, MANIFEST_FORMAT_VERSION):
+            return [Held(**held) for held in ([fields] if version == 1 else fields["shards"])]
+    except FileNotFoundError:
+        raise DataDirectoryError(f"{source}: no backup ({MANIFEST} is missing; was it interrupted?)") from None
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise DataDirectoryError(f"{path}: cannot be read: {error}") from None
+    raise DataDirectoryError(f"{path}: format version {version}; this program knows up to {MANIFEST_FORMAT_VERSION}")
+
+
+def _copy_shard(source: Path, copy: Path) -> Held:
+    log = rebuild.extent(source)
+    for header in journal_segments(str(source)):
+        if header["segment"] <= log.segment:
+            end = log.offset if header["segment"] == log.segment else header["segment_bytes"]
+            _copy(_segment(source, header["segment"]), copy, end, header["segment_bytes"])
+    for _, path in [pair for pair in datadir.snapshots(source) if pair[0] <= log.last_sequence][-1:]:
+        _copy(path, copy, path.stat().st_size, path.stat().st_size)
+    datadir.sync_directory(copy)
+    return _proved(copy, log)
+
+
+def _restore_shard(log: Extent, path: Path, until: int, whole: Held) -> Held:
+    state = rebuild.first_state(log, os.urandom(LOG_ID_BYTES))
+    _write_log(state, log, path, until)
+    restored = _held(state)
+    if until == whole.sequence and restored.state_digest != whole.state_digest:
+        reason = f"{log.shard}: the restored state digest is {restored.state_digest}, not {whole.state_digest}"
+        raise ReplayMismatch(until, reason)
+    return restored
+
+
+def _held(state: Shard) -> Held:
+    return Held(state.log_id.hex(), state.sequence, state.state_digest(), state.business_digest())
 
 
 def _write_log(state: Shard, log: Extent, shard: Path, until: int) -> None:
@@ -117,26 +145,21 @@ def _wait(writer: JournalWriter, sequence: int) -> None:
         raise TimeoutError(f"{writer.path}: the disk did not sync within {SYNC_TIMEOUT_S:.0f} s")
 
 
-def _proved(shard: Path, log: Extent) -> Manifest:
+def _proved(copy: Path, log: Extent) -> Held:
     """Reads every block of the copy, and replays it from its snapshot."""
-    with JournalReader(str(shard), log.first_sequence) as reader:
+    with JournalReader(str(copy), log.first_sequence) as reader:
         if reader.scan() != log.last_sequence:
             raise ReplayMismatch(reader.position["sequence"], "the copy ends here; was the log changed meanwhile?")
-    copied = rebuild.extent(shard)
+    copied = rebuild.extent(copy)
     state = rebuild.newest_state(copied, log.last_sequence)
     rebuild.replay(state, copied, log.last_sequence)
-    return Manifest(
-        DATA_FORMAT_VERSION, log.log_id.hex(), state.sequence, state.state_digest(), state.business_digest()
-    )
+    return _held(state)
 
 
-def _empty_target(target: Path) -> Path:
+def _refuse_unless_empty(target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     if any(target.iterdir()):
         raise DataDirectoryError(f"{target}: not empty")
-    shard = datadir.shard_directory(target)
-    shard.mkdir()
-    return shard
 
 
 def _segment(shard: Path, number: int) -> Path:
@@ -161,19 +184,3 @@ def _write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _read_manifest(source: Path) -> Manifest:
-    path = source / MANIFEST
-    try:
-        fields = orjson.loads(path.read_bytes())
-        manifest = Manifest(**fields)
-    except FileNotFoundError:
-        raise DataDirectoryError(f"{source}: no backup ({MANIFEST} is missing; was it interrupted?)") from None
-    except (orjson.JSONDecodeError, TypeError) as error:
-        raise DataDirectoryError(f"{path}: cannot be read: {error}") from None
-    if manifest.format_version != DATA_FORMAT_VERSION:
-        raise DataDirectoryError(
-            f"{path}: format version {manifest.format_version}; this program knows version {DATA_FORMAT_VERSION}"
-        )
-    return manifest

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from engine.backup import Held
 
 app = typer.Typer(
     name="everopen",
@@ -116,7 +119,8 @@ def audit(data_dir: DataDir) -> None:
         from engine.audit import audit as run
 
         try:
-            print(run(data_dir))
+            for line in run(data_dir):
+                print(line, flush=True)
         except (errors.JournalDamaged, errors.SnapshotDamaged, errors.ReplayMismatch) as error:
             _fail(Exit.DAMAGED, f"audit: fails: {error}")
         except Violation as error:
@@ -132,15 +136,19 @@ def snapshot(
 ) -> None:
     """Write a snapshot of all that is durable; also beside a running engine."""
     with _in_words():
+        from engine.datadir import shard_directories
         from engine.snapshots import take
 
-        taken = take(data_dir, drop_segments=drop_segments)
-        print(
-            f"snapshot: {taken.path.name}, {taken.bytes} bytes, sequence {taken.sequence}, "
-            f"state digest {taken.state_digest}, business digest {taken.business_digest}"
-        )
-        if drop_segments:
-            print(f"snapshot: {taken.segments_dropped} segments dropped")
+        paths = shard_directories(data_dir)
+        for shard, path in enumerate(paths):
+            taken = take(path, drop_segments=drop_segments)
+            head = f"snapshot: shard {shard}," if len(paths) > 1 else "snapshot:"
+            print(
+                f"{head} {taken.path.name}, {taken.bytes} bytes, sequence {taken.sequence}, "
+                f"state digest {taken.state_digest}, business digest {taken.business_digest}"
+            )
+            if drop_segments:
+                print(f"{head} {taken.segments_dropped} segments dropped", flush=True)
 
 
 @app.command()
@@ -152,28 +160,63 @@ def backup(
     with _in_words():
         from engine.backup import backup as run
 
-        made = run(data_dir, target)
-        print(
-            f"backup: {target}, sequence {made.sequence}, log {made.log_id}, "
-            f"state digest {made.state_digest}, business digest {made.business_digest}"
-        )
+        _print_held(f"backup: {target}", run(data_dir, target))
 
 
 @app.command()
 def restore(
     source: Annotated[Path, typer.Argument(metavar="BACKUP", help="A directory that `everopen backup` made.")],
     data_dir: DataDir,
-    until: Annotated[int | None, typer.Option(help="The last sequence to restore. Default: all.", min=1)] = None,
+    until: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SEQUENCE",
+            help="The last sequence to restore. Default: all. Of several shards: SHARD=SEQUENCE, as often as needed.",
+        ),
+    ] = None,
 ) -> None:
-    """Make a data directory from a backup, with a new log_id and the same sequences, times and outcomes."""
+    """Make a data directory from a backup, with new log_ids and the same sequences, times and outcomes."""
     with _in_words():
+        from engine.backup import read_manifest
         from engine.backup import restore as run
 
-        made = run(source, data_dir, until)
+        shards = len(read_manifest(source))
+        try:
+            ends = _parse_ends(until or [], shards)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--until") from None
+        _print_held(f"restore: {data_dir}", run(source, data_dir, ends))
+
+
+def _parse_ends(texts: list[str], shards: int) -> dict[int, int]:
+    """The last sequence by shard. Raises ValueError with what is wrong."""
+    ends: dict[int, int] = {}
+    for text in texts:
+        named, equals, sequence = text.rpartition("=")
+        if not equals:
+            if shards > 1:
+                raise ValueError(f"{text}: each of the {shards} shards counts its own sequences: say SHARD=SEQUENCE")
+            named = "0"
+        shard = int(named) if named.isdecimal() else shards
+        if shard >= shards or not sequence.isdecimal() or int(sequence) < 1:
+            raise ValueError(f"{text}: neither a SEQUENCE from 1 nor SHARD=SEQUENCE with a shard of 0 to {shards - 1}")
+        if shard in ends:
+            raise ValueError(f"{text}: shard {shard} is named twice")
+        ends[shard] = int(sequence)
+    return ends
+
+
+def _print_held(head: str, held: list[Held]) -> None:
+    """A line for each shard, and the sum if there are several."""
+    from engine.rebuild import sum_of_digests
+
+    for shard, of in enumerate(held):
         print(
-            f"restore: {data_dir}, sequence {made.sequence}, log {made.log_id}, "
-            f"state digest {made.state_digest}, business digest {made.business_digest}"
+            f"{head}, {f'shard {shard}, ' if len(held) > 1 else ''}sequence {of.sequence}, log {of.log_id}, "
+            f"state digest {of.state_digest}, business digest {of.business_digest}"
         )
+    if len(held) > 1:
+        print(f"{head}, {len(held)} shards, business digest {sum_of_digests(of.business_digest for of in held)}")
 
 
 @journal.command()
@@ -200,15 +243,21 @@ def dump(
     data_dir: DataDir,
     from_sequence: Annotated[int | None, typer.Option("--from", help="First sequence.", min=1)] = None,
     until_sequence: Annotated[int | None, typer.Option("--until", help="Last sequence.", min=1)] = None,
+    shard: Annotated[int | None, typer.Option(help="Of this shard only. Default: all, one after the other.")] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON, one object a line.")] = False,
 ) -> None:
-    """Print records, one a line: sequence, logged time, kind, outcome, command, effects."""
+    """Print records, one a line: shard (if there are several), sequence, time, kind, outcome, command, effects."""
     with _in_words():
+        from engine.datadir import shard_count
         from engine.journal_tools import dump as run
 
-        for record in run(data_dir, from_sequence, until_sequence):
-            line = record.as_json() if json else record.as_text().encode() + b"\n"
-            sys.stdout.buffer.write(line)
+        several = shard_count(data_dir) > 1
+        for number, record in run(data_dir, from_sequence, until_sequence, shard):
+            if json:
+                sys.stdout.buffer.write(record.as_json(number))
+            else:
+                sys.stdout.buffer.write((f"{number:>4}  " if several else "").encode())
+                sys.stdout.buffer.write(record.as_text().encode() + b"\n")
         sys.stdout.flush()
 
 

@@ -19,12 +19,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 import everopen
-from engine import datadir, night
-from engine._core import PLACE_ORDER, JournalReader
+from engine import journal_tools, night
+from engine._core import PLACE_ORDER
 from engine.errors import DataDirectoryError
 from engine.latency import Latencies
 from engine.local import LocalEngine, Verdict, audit
-from engine.record import Record
 from engine.report import Report, curve
 from engine.seeding import Seeder
 from everopen.v1.order_service_pb2 import (
@@ -92,12 +91,9 @@ def fresh_default() -> Path:
 
 
 def placed_in_log(data_dir: Path) -> int:
-    placed = 0
-    with JournalReader(str(datadir.open_existing(data_dir))) as reader:
-        for sequence, data in reader:
-            record = Record.parse(sequence, data)
-            placed += record.kind == PLACE_ORDER and record.outcome == everopen.PLACED
-    return placed
+    return sum(
+        record.kind == PLACE_ORDER and record.outcome == everopen.PLACED for _, record in journal_tools.dump(data_dir)
+    )
 
 
 class Load:

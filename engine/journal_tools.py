@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine import datadir, journal, rebuild
+from engine.errors import DataDirectoryError
 from engine.record import Record
 
 _TAILS = {
@@ -18,7 +19,17 @@ _TAILS = {
 
 def verify(data_dir: Path) -> Iterator[str]:
     """Lines in words; the last one sums up. Raises JournalDamaged, JournalFormatError or SnapshotDamaged."""
-    shard = datadir.open_existing(data_dir)
+    paths = datadir.shard_directories(data_dir)
+    if len(paths) == 1:
+        yield from _verify_shard(paths[0])
+        return
+    for shard, path in enumerate(paths):
+        for line in _verify_shard(path):
+            yield f"shard {shard}: {line}"
+    yield f"journal: holds, {len(paths)} shards"
+
+
+def _verify_shard(shard: Path) -> Iterator[str]:
     log = rebuild.extent(shard)
     proved = journal.verify(shard, until_sequence=log.last_sequence if log.engine_runs else None)
     yield f"log {proved.log_id.hex()}" + (", an engine is running" if log.engine_runs else "")
@@ -31,10 +42,19 @@ def verify(data_dir: Path) -> Iterator[str]:
     yield f"journal: holds, {span}, {_TAILS[proved.tail]}"
 
 
-def dump(data_dir: Path, from_sequence: int | None, until_sequence: int | None) -> Iterator[Record]:
-    """The records of a range that are there and durable, decoded as far as their headers."""
-    log = rebuild.extent(datadir.open_existing(data_dir))
-    first = max(from_sequence or 1, log.first_sequence)
-    last = log.last_sequence if until_sequence is None else min(until_sequence, log.last_sequence)
-    for sequence, record in rebuild.records(log, first, last):
-        yield Record.parse(sequence, record)
+def dump(
+    data_dir: Path, from_sequence: int | None = None, until_sequence: int | None = None, shard: int | None = None
+) -> Iterator[tuple[int, Record]]:
+    """(shard, record): those of a range of sequences of each shard, or of one, that are there and durable.
+
+    They are decoded as far as their headers.
+    """
+    paths = datadir.shard_directories(data_dir)
+    if shard is not None and not 0 <= shard < len(paths):
+        raise DataDirectoryError(f"{data_dir}: has no shard {shard}, only {datadir.counted(len(paths))} from 0")
+    for number in range(len(paths)) if shard is None else [shard]:
+        log = rebuild.extent(paths[number])
+        first = max(from_sequence or 1, log.first_sequence)
+        last = log.last_sequence if until_sequence is None else min(until_sequence, log.last_sequence)
+        for sequence, record in rebuild.records(log, first, last):
+            yield number, Record.parse(sequence, record)

@@ -29,7 +29,6 @@ DRAIN_S_MAX: Final = 30
 TICK_MS_MAX: Final = 1_000
 
 LOG_ID_BYTES: Final = 16
-SHARDS: Final = 1
 DATA_FORMAT_VERSION: Final = 1
 
 

@@ -13,7 +13,8 @@ from types import TracebackType
 from engine.errors import EveropenError
 
 READY = re.compile(r"everopen: serving on (\S+), ")
-VERDICT = re.compile(r"audit: holds, (\d+) records, state digest (\w+), business digest (\w+)$")
+# A state digest is of one shard: where there are several, each has it in a line of its own, before the last one.
+VERDICT = re.compile(r"audit: holds, (\d+) records, (?:state digest (\w+), )?business digest (\w+)$")
 
 # A drain may take 30 s of its own.
 STOP_S_MAX = 60.0
@@ -25,7 +26,10 @@ class LocalEngineError(EveropenError):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What `everopen audit` says. Records and digests are those of its last line, empty unless it holds."""
+    """What `everopen audit` says. Records and digests are those of its last line, empty unless it holds.
+
+    `state_digest` is empty also if there are several shards.
+    """
 
     holds: bool
     text: str
@@ -111,11 +115,13 @@ def audit(data_dir: Path) -> Verdict:
         text=True,
         check=False,
     )
-    lines = (done.stdout.strip() or done.stderr.strip() or "no output").splitlines()
+    # What fails stands on stderr; shards that hold may have said so before.
+    said = done.stdout if done.returncode == 0 else done.stderr
+    lines = (said.strip() or "no output").splitlines()
     verdict = VERDICT.match(lines[-1])
     if done.returncode != 0 or verdict is None:
         return Verdict(False, f"{lines[-1]} (exit code {done.returncode})")
-    return Verdict(True, lines[-1], int(verdict[1]), verdict[2], verdict[3])
+    return Verdict(True, lines[-1], int(verdict[1]), verdict[2] or "", verdict[3])
 
 
 def everopen_command() -> list[str]:

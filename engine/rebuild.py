@@ -1,8 +1,8 @@
-"""Rebuilds a shard from its snapshots and its log, without an engine: audit, snapshot, backup and restore share it."""
+"""Rebuilds a shard from its snapshots and log, without an engine: audit, snapshot, backup and restore share it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,11 +62,17 @@ def records(log: Extent, from_sequence: int, until_sequence: int) -> Iterator[tu
 
 def first_state(log: Extent, log_id: bytes | None = None) -> Shard:
     """The shard before the first record; where that was dropped, as of the oldest snapshot that the log continues."""
+    _, path = first_snapshot(log)
+    return Shard.empty(log_id or log.log_id) if path is None else load(path, log_id)
+
+
+def first_snapshot(log: Extent) -> tuple[int, Path | None]:
+    """Where a replay can begin: (0, None) if every record is there, or else the snapshot that stands for the first."""
     if log.first_sequence == 1:
-        return Shard.empty(log_id or log.log_id)
+        return 0, None
     for sequence, path in datadir.snapshots(log.shard):
         if sequence + 1 >= log.first_sequence:
-            return load(path, log_id)
+            return sequence, path
     raise DataDirectoryError(
         f"{log.shard}: the log begins at sequence {log.first_sequence}, and no snapshot covers what came before"
     )
@@ -89,11 +95,21 @@ def replay(shard: Shard, log: Extent, until_sequence: int) -> int:
         JournalReader(str(log.shard), first, until_sequence) as reader,
         bar("replaying", until_sequence - first + 1) as shown,
     ):
-        while shard.replay_from(reader, CHUNK_RECORDS):
-            shown.reach(shard.sequence + 1 - first)
+        try:
+            while shard.replay_from(reader, CHUNK_RECORDS):
+                shown.reach(shard.sequence + 1 - first)
+        except ReplayMismatch as error:
+            # Which record it is can be told only together with the log: each shard counts its own.
+            raise ReplayMismatch(error.sequence, f"{log.shard}: {error.reason}") from None
     if shard.sequence < until_sequence:
-        raise ReplayMismatch(shard.sequence + 1, f"the log ends here, and should go on to sequence {until_sequence}")
+        reason = f"{log.shard}: the log ends here, and should go on to sequence {until_sequence}"
+        raise ReplayMismatch(shard.sequence + 1, reason)
     return shard.sequence + 1 - first
+
+
+def sum_of_digests(digests: Iterable[str]) -> str:
+    """The business digest of several shards is the sum of theirs mod 2^128: see docs/state_machine.md."""
+    return f"{sum(int(digest, 16) for digest in digests) % 2**128:032x}"
 
 
 def load(path: Path, log_id: bytes | None = None) -> Shard:

@@ -86,10 +86,11 @@ class Record(NamedTuple):
         head = f"{self.sequence:>12}  {time:<29}  {self.kind_name:<13}  {self.outcome_name:<18}"
         return f"{head}  {command or '-'}  =>  {effects or '-'}"
 
-    def as_json(self) -> bytes:
+    def as_json(self, shard: int) -> bytes:
         """One line of JSON, with the newline."""
         command, effects = (_plain(message) for message in self.messages())
         fields: dict[str, Any] = {
+            "shard": shard,
             "sequence": self.sequence,
             "time_ms": self.time_ms,
             "level": self.level,

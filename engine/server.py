@@ -59,9 +59,9 @@ def serve(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings) -> int:
-    shard = datadir.create_or_open(settings.data_dir)
+    [shard] = datadir.create_or_open(settings.data_dir, 1)
     # Before the port: whoever starts a second one at the same address should hear of the directory, not of the address.
-    datadir.refuse_if_locked(shard)
+    datadir.refuse_if_locked([shard])
 
     # wire -> admit -> match, log, ack -> (events, projections: not yet)
     gate = Gate()

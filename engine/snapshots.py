@@ -23,23 +23,23 @@ class Taken(NamedTuple):
     segments_dropped: int
 
 
-def take(data_dir: Path, *, drop_segments: bool = False) -> Taken:
-    """Replays from the newest snapshot, saves, and proves the file by loading it before it gets its name."""
-    log = rebuild.extent(datadir.open_existing(data_dir))
+def take(path: Path, *, drop_segments: bool = False) -> Taken:
+    """Of one shard: replays from the newest snapshot, saves, and proves the file by loading it before it is named."""
+    log = rebuild.extent(path)
     shard = rebuild.newest_state(log, log.last_sequence)
     rebuild.replay(shard, log, log.last_sequence)
-    path = datadir.snapshot_path(log.shard, shard.sequence)
+    proved = datadir.snapshot_path(path, shard.sequence)
     digests = shard.state_digest(), shard.business_digest()
     # Under another name until it is proved: recovery trusts what is called a snapshot.
-    unproved = path.with_suffix(".unproved")
+    unproved = proved.with_suffix(".unproved")
     shard.save(str(unproved))
     loaded = Shard.load(str(unproved))
     if (loaded.state_digest(), loaded.business_digest()) != digests or loaded.sequence != shard.sequence:
         raise SnapshotDamaged(str(unproved), "whole", 0, "it does not hold the state that was saved")
-    os.replace(unproved, path)
-    datadir.sync_directory(log.shard)
-    dropped = _drop_behind(log.shard, shard.sequence) if drop_segments else 0
-    return Taken(path, shard.sequence, path.stat().st_size, *digests, dropped)
+    os.replace(unproved, proved)
+    datadir.sync_directory(path)
+    dropped = _drop_behind(path, shard.sequence) if drop_segments else 0
+    return Taken(proved, shard.sequence, proved.stat().st_size, *digests, dropped)
 
 
 def _drop_behind(shard: Path, sequence: int) -> int:

@@ -286,7 +286,7 @@ def place(evening: Evening, shop_id: str, order_id: str, wanted: list[tuple[str,
 
 def make(data_dir: Path) -> dict[str, Any]:
     """Fills an empty data directory; returns what it must replay to. Raises if it lacks a command or an outcome."""
-    shard_directory = datadir.create_or_open(data_dir)
+    [shard_directory] = datadir.create_or_open(data_dir, 1)
     evening = Evening(shard_directory)
     tell(evening)
     evening.close()

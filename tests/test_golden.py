@@ -14,7 +14,7 @@ import pytest
 
 from engine import datadir, rebuild
 from engine._core import LIMITS, Engine, JournalReader, JournalWriter, Shard, crc32c
-from engine.audit import audit
+from engine.audit import audit_shard
 from engine.errors import JournalFormatError, ReplayMismatch, SnapshotDamaged
 from scripts import make_golden
 
@@ -47,8 +47,13 @@ def data_dir(release: str, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+def shard_in(data_dir: Path) -> Path:
+    [path] = datadir.shard_directories(data_dir)
+    return path
+
+
 def records_of(data_dir: Path) -> list[bytes]:
-    with JournalReader(str(datadir.open_existing(data_dir))) as reader:
+    with JournalReader(str(shard_in(data_dir))) as reader:
         return [record for _, record in reader]
 
 
@@ -61,7 +66,7 @@ def stamp(path: Path, at: int, value: int, crc_at: int) -> None:
 
 
 def snapshot_of(data_dir: Path) -> Path:
-    return datadir.snapshots(datadir.open_existing(data_dir))[-1][1]
+    return datadir.snapshots(shard_in(data_dir))[-1][1]
 
 
 def test_release_of_today_has_its_directory() -> None:
@@ -69,7 +74,7 @@ def test_release_of_today_has_its_directory() -> None:
 
 
 def test_audit_of_a_release_holds_with_its_digests(release: str, data_dir: Path) -> None:
-    verdict, wanted = audit(data_dir), expected(release)
+    verdict, wanted = audit_shard(shard_in(data_dir)), expected(release)
     assert verdict.records == verdict.sequence == wanted["records"]
     assert (verdict.state_digest, verdict.business_digest) == (wanted["state_digest"], wanted["business_digest"])
 
@@ -81,14 +86,14 @@ def test_snapshot_of_a_release_holds_the_digest_of_its_sequence(release: str, da
 
 
 def test_engine_recovers_a_release_from_its_snapshot_and_goes_on(release: str, data_dir: Path) -> None:
-    engine, wanted = Engine(str(datadir.open_existing(data_dir))), expected(release)
+    engine, wanted = Engine(str(shard_in(data_dir))), expected(release)
     try:
         assert engine.sequence == wanted["records"]
         assert engine.log_id.hex() == wanted["log_id"]
         assert (engine.state_digest(), engine.business_digest()) == (wanted["state_digest"], wanted["business_digest"])
     finally:
         engine.close()
-    assert audit(data_dir).records == wanted["records"]
+    assert audit_shard(shard_in(data_dir)).records == wanted["records"]
 
 
 def test_records_of_the_release_of_today_are_made_the_same_again(tmp_path: Path) -> None:
@@ -107,28 +112,28 @@ def test_record_of_a_newer_level_is_refused_by_name(data_dir: Path, tmp_path: Pa
     middle = len(records) // 2
     newer = bytearray(records[middle])
     newer[RECORD_LEVEL_AT : RECORD_LEVEL_AT + 2] = (LIMITS["LEVEL_MAX"] + 1).to_bytes(2, "little")
-    shard_directory = datadir.create_or_open(tmp_path / "newer")
+    [shard_directory] = datadir.create_or_open(tmp_path / "newer")
     with JournalWriter(str(shard_directory)) as writer:
         for record in [*records[:middle], bytes(newer), *records[middle + 1 :]]:
             writer.append(record)
     with pytest.raises(ReplayMismatch, match="newer level") as refused:
-        audit(tmp_path / "newer")
+        audit_shard(shard_directory)
     assert refused.value.sequence == middle + 1
     with pytest.raises(ReplayMismatch, match="newer level"):
         Engine(str(shard_directory))
 
 
 def test_segment_of_a_newer_format_version_is_refused_by_name(data_dir: Path) -> None:
-    last = max(datadir.open_existing(data_dir).glob("*.log"))
+    last = max(shard_in(data_dir).glob("*.log"))
     stamp(last, SEGMENT_VERSION_AT, NEWER, SEGMENT_CRC_AT)
     with pytest.raises(JournalFormatError, match=f"format version {NEWER}"):
-        audit(data_dir)
+        audit_shard(shard_in(data_dir))
 
 
 def test_snapshot_of_a_newer_format_version_is_refused_by_name(data_dir: Path) -> None:
     stamp(snapshot_of(data_dir), SNAPSHOT_VERSION_AT, NEWER, SNAPSHOT_CRC_AT)
     with pytest.raises(JournalFormatError, match=f"format version {NEWER}"):
-        audit(data_dir)
+        audit_shard(shard_in(data_dir))
 
 
 def test_snapshot_of_a_newer_level_is_refused_by_name(data_dir: Path) -> None:
