@@ -9,7 +9,7 @@ PYTHON := .venv/bin/python
 PIP := $(PYTHON) -m pip --disable-pip-version-check
 STAMPS := .venv/stamps
 PROTO := $(shell find proto -name '*.proto' 2>/dev/null)
-NATIVE := setup.py $(wildcard engine/*.pyx engine/*.pxi engine/*.pxd engine/*.h)
+NATIVE := setup.py $(wildcard engine/*.pyx engine/*.pxi engine/*.pxd engine/*.h engine/load/*.pxi)
 PROBES := $(wildcard tests/probes/*.pyx bench/*.pyx)
 CHECKED := engine clients/python bench tests scripts setup.py
 

@@ -26,7 +26,7 @@ SANITIZE, DEBUG, COVERAGE, PROBES = map(switched_on, ("SANITIZE", "DEBUG", "COVE
 # Objects of one variant must never be linked into another, so each has a folder of its own.
 VARIANT = "-".join(["native", *(name for name, on in [("asan", SANITIZE), ("debug", DEBUG), ("cov", COVERAGE)] if on)])
 
-COMPILE = ["-O3", "-g1", "-Wall", "-Wno-unused-function"]
+COMPILE = ["-O3", "-g1", "-Wall", "-Wno-unused-function", "-Wno-unused-const-variable"]
 LINK: list[str] = []
 MACROS: list[tuple[str, str | None]] = []
 if SANITIZE:
@@ -60,7 +60,7 @@ for compile_flags, link_flags in (flags_of("libnghttp2", "libnghttp2-dev"), flag
 
 
 def extension(name: str, source: str) -> Extension:
-    included = sorted(str(path) for path in Path("engine").glob("_*.pxi"))
+    included = sorted(str(path) for pattern in ("_*.pxi", "load/*.pxi") for path in Path("engine").glob(pattern))
     return Extension(
         name, [source], depends=included, extra_compile_args=COMPILE, extra_link_args=LINK, define_macros=MACROS
     )

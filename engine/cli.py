@@ -314,6 +314,57 @@ def demo(
 
 
 @app.command()
+def bench(
+    target: Annotated[str, typer.Option(help="HOST:PORT or unix:PATH.")] = "127.0.0.1:7400",
+    method: Annotated[str, typer.Option(help="place, stream, get-order, health or echo.")] = "place",
+    connections: Annotated[int, typer.Option(min=1, max=1024)] = 8,
+    streams: Annotated[int, typer.Option(help="Calls at a time on each connection.", min=1, max=1024)] = 16,
+    rate: Annotated[int, typer.Option(help="Requests a second. Default: each waits for the one before.", min=0)] = 0,
+    poisson: Annotated[bool, typer.Option("--poisson", help="Random gaps between requests.")] = False,
+    seconds: Annotated[float, typer.Option(help="How long is measured.", min=0.01)] = 10.0,
+    warmup_s: Annotated[float, typer.Option("--warmup-s", help="How long before that.", min=0)] = 1.0,
+    batch: Annotated[int, typer.Option(help="Orders of a batch, for stream.", min=1, max=1024)] = 1_000,
+    window: Annotated[int, typer.Option(help="Batches in flight on each stream.", min=1, max=64)] = 2,
+    skus: Annotated[int, typer.Option(min=1, max=1_000_000)] = 100,
+    shops: Annotated[int, typer.Option(min=1, max=10_000)] = 1,
+    zipf: Annotated[bool, typer.Option("--zipf", help="Some SKUs sell far more than others.")] = False,
+    deadline_ms: Annotated[int, typer.Option("--deadline-ms", help="Of each request; 0: none.", min=0)] = 0,
+    goodput_ms: Annotated[int, typer.Option("--goodput-ms", help="What counts as in time.", min=1)] = 100,
+    path: Annotated[str, typer.Option(help="Of the method, for echo: /package.Service/Method.")] = "",
+    spin: Annotated[bool, typer.Option("--spin", help="Never sleep; for a core of its own.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the table.")] = False,
+) -> None:
+    """Put load on a server: native, unique orders, every answer checked, latency from when a request was due."""
+    with _in_words():
+        from engine.loadgen import METHODS, Options
+        from engine.loadgen import bench as run
+
+        if method not in METHODS:
+            raise typer.BadParameter(f"one of {', '.join(METHODS)}", param_hint="--method")
+        options = Options(
+            target=target,
+            method=method,
+            connections=connections,
+            streams=streams,
+            rate=rate,
+            poisson=poisson,
+            seconds=seconds,
+            warmup_s=warmup_s,
+            batch=batch,
+            window=window,
+            skus=skus,
+            shops=shops,
+            zipf=zipf,
+            deadline_ms=deadline_ms,
+            goodput_ms=goodput_ms,
+            path=path,
+            spin=spin,
+        )
+        if not run(options, json):
+            _fail(Exit.WRONG, "bench: a request was answered wrongly")
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     from importlib.metadata import version as version_of
