@@ -47,6 +47,9 @@ include "_snapshot_write.pxi"
 include "_snapshot_read.pxi"
 include "_snapshot_section.pxi"
 
+# Route: which shard a request is for.
+include "_route.pxi"
+
 # Wiring.
 include "_clock.pxi"
 include "_ahead.pxi"

@@ -45,6 +45,7 @@ STAGES = [
     ["_crc32c"],
     ["_journal_*"],
     ["_snapshot_format", "_snapshot_write", "_snapshot_read", "_snapshot_section"],
+    ["_route"],
     ["_clock", "_ahead", "_shard", "_snapshot_load", "_engine"],
 ]
 
