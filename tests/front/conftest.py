@@ -1,0 +1,33 @@
+"""One server of each front for a file's tests that leave it running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.front.fronts import FRONTS
+from tests.front.http2 import Connection
+from tests.serving import Client, Server
+
+
+@pytest.fixture(scope="module", params=FRONTS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    front: type[Server] = request.param
+    with front(tmp_path_factory.mktemp("front") / "data") as running:
+        with Client(running.address) as client:
+            client.seed()
+        yield running
+        assert running.stop() == 0
+
+
+@pytest.fixture
+def connection(server: Server) -> Iterator[Connection]:
+    with Connection(server.address) as made:
+        yield made
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
