@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from engine import _core
@@ -20,7 +18,3 @@ def native_front_available() -> bool:
 
 needs_native = pytest.mark.skipif(not native_front_available(), reason="the native front is not there yet")
 FRONTS = [pytest.param(ReferenceServer, id="reference"), pytest.param(Server, id="native", marks=needs_native)]
-
-
-def start(front: type[Server], data_dir: Path, *arguments: str) -> Server:
-    return front(data_dir, *arguments)
