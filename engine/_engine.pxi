@@ -71,18 +71,10 @@ cdef class Engine:
         journal_kick(self.journal)
 
     def tick(self):
-        cdef State* s = self.shard.state
-        cdef int64_t due_ms, now_ms, wait_ms = 1000
+        cdef int64_t wait_ms
         with nogil:
-            now_ms = clock_now_ms(&self.clock)
-            due_ms = next_due_ms(s)
-            if due_ms >= 0 and (due_ms <= now_ms or due_ms <= s.time_ms):
-                execute_logged(s, TICK, s.log_id, 0, NULL, now_ms, self.journal)
-                journal_kick(self.journal)
-                due_ms = next_due_ms(s)
-            if due_ms >= 0:
-                wait_ms = due_ms - now_ms
-        return max(1, min(wait_ms, 1000))
+            wait_ms = tick_if_due(self.shard.state, self.journal, clock_now_ms(&self.clock))
+        return wait_ms
 
     @property
     def durable(self):
@@ -135,6 +127,18 @@ cdef class Engine:
         if self.ahead is not None:
             self.ahead.join()
         self.writer.close()
+
+
+# Logs a tick if one is due. Milliseconds, 1 to 1,000, until it is useful to ask again.
+cdef int64_t tick_if_due(State* s, Journal* journal, int64_t now_ms) noexcept nogil:
+    cdef int64_t due_ms = next_due_ms(s), wait_ms = 1000
+    if due_ms >= 0 and (due_ms <= now_ms or due_ms <= s.time_ms):
+        execute_logged(s, TICK, s.log_id, 0, NULL, now_ms, journal)
+        journal_kick(journal)
+        due_ms = next_due_ms(s)
+    if due_ms >= 0:
+        wait_ms = due_ms - now_ms
+    return 1 if wait_ms < 1 else 1000 if wait_ms > 1000 else wait_ms
 
 
 def begun_shard(str path, bytes log_id, uint64_t last):

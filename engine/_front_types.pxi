@@ -43,14 +43,8 @@ cdef enum Encoding:
     ENCODING_OTHER = 3
 
 cdef enum:
+    LINK_CALLERS = 64
     GRPC_PREFIX_BYTES = 5                # compressed flag, then the size, big endian
-
-cdef struct Method:
-    const char* path
-    size_t path_size
-    int kind                             # StreamKind
-    int number                           # of the command or read
-    bint is_batch
 
 cdef struct Job:
     Job* next
@@ -71,18 +65,19 @@ cdef struct Job:
 cdef struct Call:
     Call* next                           # on its stream, in order
     Stream* stream                       # NULL: it is gone, nobody waits
+    Stream* home                         # the stream that it is a part of; NULL: it stands for itself
     Buffer request
     Job job                              # the only one, mostly
     Job* parts                           # one for each shard of a split batch; then `job` holds the merged answer
-    uint32_t part_count, parts_left
+    uint32_t part_count, pending         # jobs that are not done
     uint8_t* shard_of_item
     uint32_t item_count
     size_t charged_bytes                 # counted as in flight
-    bint done
+    bint done                            # `job.code` and `job.answer` hold
 
 # Jobs that wait to be served, of one connection or one link: what fairness is about.
-cdef struct Source:
-    Source* next
+cdef struct JobQueue:
+    JobQueue* next
     Job* first
     Job* last
     bint listed
@@ -91,12 +86,15 @@ cdef struct Stream:
     Stream* next
     Stream* previous
     Connection* connection
-    const Method* method
+    const FrontMethod* method            # NULL: not native
     int32_t id
     uint8_t kind
     uint8_t encoding
-    bint is_post, has_grpc_content, bad_timeout, end_received, answering, deferred, closed, counted
-    bint failed                          # it ends with `status` once the calls before are answered
+    bint is_post, has_grpc_content, bad_timeout
+    bint begun                           # its headers were accepted
+    bint long_lived                      # counted in its connection's `native_streams`
+    bint end_received, answering, deferred, closed
+    bint ending                          # it ends with `status_code` and `status` once the calls before are answered
     uint64_t deadline_ns
     uint32_t header_bytes
     # The request message that is being received.
@@ -105,7 +103,8 @@ cdef struct Stream:
     uint32_t message_size
     Call* filling
     uint64_t message_began_ns
-    uint32_t unconsumed
+    size_t unconsumed                    # of the stream's window
+    Buffer backlog                       # what came while enough batches were in work
     # Calls in the order of their messages; the first is part of the stream, so that a unary call allocates nothing.
     Call* calls
     Call* calls_last
@@ -124,14 +123,6 @@ cdef struct Peer:                        # one address, for the bound on its con
     uint8_t address[16]
     uint32_t connections
 
-cdef struct Guard:
-    uint64_t refilled_ns
-    int64_t control_tokens               # SETTINGS, PING, WINDOW_UPDATE, PRIORITY and empty DATA frames
-    int64_t reset_tokens
-    uint32_t continuations               # in a row
-    uint64_t last_ping_ns
-    uint32_t ping_strikes
-
 cdef struct Connection:
     int kind                             # WATCH_CONNECTION
     int fd
@@ -140,7 +131,7 @@ cdef struct Connection:
     Connection* next_dirty
     Front* front
     nghttp2_session* session
-    Source ready
+    JobQueue ready
     Stream* streams
     uint32_t stream_count                # open ones
     uint32_t native_streams              # of these, long-lived native ones
@@ -152,9 +143,15 @@ cdef struct Connection:
     Buffer headers                       # of the request being received, until it is known to be native
     Peer* peer
     Guard guard
-    bint dirty, reading, writing, preface_seen, notice_sent, goaway_sent, closing, dead, paused
-    bint in_memory                       # of libnghttp2: its session must not be deleted now
-    uint64_t accepted_ns, received_ns, ping_sent_ns, goaway_at_ns, age_ns
+    bint shared                          # it came by the shared address
+    bint dirty                           # it may have something to send
+    bint paused                          # it is not read: too much of it is in flight
+    bint writing                         # the socket is full
+    bint preface_seen, notice_sent, goaway_sent
+    bint closing                         # what is to be sent still goes out, then it is closed
+    bint lingering                       # all is sent; only the peer's end is awaited
+    bint dead                            # to be freed at the end of the turn
+    uint64_t accepted_ns, received_ns, progress_ns, ping_sent_ns, drain_began_ns, age_ns
     uint64_t commands, commands_before   # for the balance between workers
     uint32_t streams_limit               # as told to the peer last
 
@@ -173,6 +170,7 @@ cdef struct Hosted:                      # a shard that lives here
     Job* waiting_first                   # executed, by sequence
     Job* waiting_last
     bint kick
+    int64_t now_ms                       # logged time of this turn; 0: not read yet
     uint64_t tick_at_ns
     uint64_t jobs_in_flight
 
@@ -180,21 +178,21 @@ cdef struct Link:                        # to another worker
     int kind                             # WATCH_LINK
     int alive_kind                       # WATCH_LINK_ALIVE; epoll is given its address
     Front* front
-    Link* next
+    Link* next                           # among those that died
     int worker
     int alive_fd, wake_in_fd, wake_out_fd
     bint dead
-    Ring* incoming
-    Ring* outgoing
-    Source ready                         # requests of the peer
-    Job* away_first                      # asked, not answered
-    Job* away_last
-    uint64_t away_count
-    uint64_t next_token
-    Job* unsent_first                    # in their order into the ring
+    Ring incoming
+    Ring outgoing
+    JobQueue ready[LINK_CALLERS]           # requests of the peer, by a hash of its caller
+    Job** away                           # asked and not answered, by slot
+    uint32_t* free_slots
+    uint32_t free_count, away_count
+    uint32_t jobs                        # of the peer, in work here
+    uint64_t serial
+    Job* unsent_first                    # requests and answers, in their order into the ring
     Job* unsent_last
-    size_t unsent_progress
-    bint published
+    size_t unsent_progress               # of the first
 
 cdef struct FrontSettings:
     uint64_t calls_max, bytes_max, connection_bytes_max, connections_max, connections_per_peer_max
@@ -230,8 +228,8 @@ cdef struct Front:
     uint64_t connection_count, calls_in_flight, bytes_in_flight
     Hosted* hosted[64]                   # by shard; NULL: lives elsewhere, or is not open yet
     Link* links[64]                      # by worker
-    Source* runnable
-    Source* runnable_last
+    JobQueue* runnable
+    JobQueue* runnable_last
     Stream* free_streams
     uint32_t free_stream_count
     Call* free_calls
@@ -246,9 +244,20 @@ cdef struct Front:
     uint8_t* output                      # one write
     BoardMap board
     BoardSlot* slot
-    uint64_t* counters
-    uint64_t turn_began_ns, busy_ns, busy_since_ns, turn_ewma_ns
+    uint64_t busy_ns, busy_since_ns, turn_ewma_ns
     uint32_t streams_limit
     uint64_t listener_rearm_ns
-    uint64_t balance_at_ns, shed_at_ns
+    uint64_t balance_at_ns
+    Balance balance
     Buffer scratch
+
+
+cdef inline void count(Front* f, FrontCounter counter, uint64_t more) noexcept nogil:
+    board_add(f.slot, counter, more)
+
+
+cdef inline void mark_dirty(Connection* c) noexcept nogil:
+    if not c.dirty:
+        c.dirty = True
+        c.next_dirty = c.front.dirty
+        c.front.dirty = c

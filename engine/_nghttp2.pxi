@@ -1,6 +1,6 @@
 # What is used of libnghttp2, which does HTTP/2 and HPACK. Its own documentation says what each of these promises.
 
-from libc.stdint cimport uint8_t, int32_t, uint32_t
+from libc.stdint cimport uint8_t, int32_t, uint32_t, uint64_t
 
 cdef extern from "<nghttp2/nghttp2.h>" nogil:
     ctypedef struct nghttp2_session:
@@ -56,7 +56,7 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
     int NGHTTP2_FLAG_NONE, NGHTTP2_FLAG_END_STREAM, NGHTTP2_FLAG_ACK
     int NGHTTP2_HCAT_REQUEST, NGHTTP2_HCAT_RESPONSE, NGHTTP2_HCAT_HEADERS
     int NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, NGHTTP2_SETTINGS_MAX_FRAME_SIZE
-    int NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
+    int NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, NGHTTP2_SETTINGS_ENABLE_PUSH
     int NGHTTP2_NV_FLAG_NONE, NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_VALUE
     int NGHTTP2_DATA_FLAG_EOF, NGHTTP2_DATA_FLAG_NO_END_STREAM
     int NGHTTP2_ERR_DEFERRED, NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_ERR_CALLBACK_FAILURE, NGHTTP2_ERR_NOMEM
@@ -92,6 +92,8 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
     void nghttp2_option_set_no_auto_window_update(nghttp2_option* option, int value) noexcept
     void nghttp2_option_set_no_closed_streams(nghttp2_option* option, int value) noexcept
     void nghttp2_option_set_peer_max_concurrent_streams(nghttp2_option* option, uint32_t value) noexcept
+    void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option* option, uint64_t burst, uint64_t per_s) noexcept
+    void nghttp2_option_set_max_continuations(nghttp2_option* option, size_t value) noexcept
     int nghttp2_session_server_new2(nghttp2_session** into, const nghttp2_session_callbacks* callbacks, void* user,
                                     const nghttp2_option* option) noexcept
     int nghttp2_session_client_new2(nghttp2_session** into, const nghttp2_session_callbacks* callbacks, void* user,
@@ -99,6 +101,7 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
     void nghttp2_session_del(nghttp2_session* session) noexcept
     ssize_t nghttp2_session_mem_recv(nghttp2_session* session, const uint8_t* data, size_t size) noexcept
     ssize_t nghttp2_session_mem_send(nghttp2_session* session, const uint8_t** data) noexcept
+    int nghttp2_session_check_request_allowed(nghttp2_session* session) noexcept
     int nghttp2_session_want_read(nghttp2_session* session) noexcept
     int nghttp2_session_want_write(nghttp2_session* session) noexcept
     int nghttp2_session_consume_connection(nghttp2_session* session, size_t size) noexcept

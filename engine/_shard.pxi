@@ -277,15 +277,26 @@ cdef int execute_batch(
     State* s, int method, const uint8_t* data, size_t size, int64_t now_ms, Buffer* out, Journal* journal
 ) noexcept nogil:
     cdef size_t offset = 0
-    cdef Span items[GROUP]
-    cdef PlaceOrder* orders[GROUP]
-    cdef int verdict, count = 1, i
     if batch_count(method, data, size, &s.fault) < 0:
         encode_status(out, &s.fault)
         return s.fault.code
-    while count:
+    while execute_some(s, method, data, size, &offset, GROUP, now_ms, out, journal) == GROUP:
+        pass
+    return CODE_OK
+
+
+# Of a batch that batch_count has let pass, the items from `offset` on, at most `most` of them, in groups. Returns how
+# many there were; fewer than `most`: it was the end.
+cdef int execute_some(
+    State* s, int method, const uint8_t* data, size_t size, size_t* offset, int most, int64_t now_ms, Buffer* out,
+    Journal* journal
+) noexcept nogil:
+    cdef Span items[GROUP]
+    cdef PlaceOrder* orders[GROUP]
+    cdef int verdict, done = 0, count = 1, i
+    while count and done < most:
         count = 0
-        while count < GROUP and batch_next(data, size, &offset, &items[count], &s.fault) > 0:
+        while count < GROUP and done + count < most and batch_next(data, size, offset, &items[count], &s.fault) > 0:
             orders[count] = NULL
             count += 1
         if method == PLACE_ORDER:
@@ -293,7 +304,8 @@ cdef int execute_batch(
         for i in range(count):
             verdict = execute_logged(s, method, items[i].data, items[i].size, orders[i], now_ms, journal)
             encode_batch_item(out, verdict != FAULT, span_of(s.response.data, s.response.size))
-    return CODE_OK
+        done += count
+    return done
 
 
 # As execute, the fault encoded as a Status, the record appended. A log without room refuses before anything changes.

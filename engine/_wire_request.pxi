@@ -63,6 +63,7 @@ cdef extern from *:
     static const Shape SHAPE_GET = {.type = {[1] = F_STRING, [2] = F_STRING}};
     /* Not read as a request but item by item; see batch_next. */
     static const Shape SHAPE_BATCH = {.type = {[1] = F_ITEM}};
+    static const Shape SHAPE_HEALTH = {.type = {[1] = F_STRING}};
     static const Shape SHAPE_TICK = {.type = {0}};
 
     static const Shape* const SHAPES[] = {
@@ -86,7 +87,7 @@ cdef extern from *:
     } Request;
     """
     const Shape* const* SHAPES
-    const Shape SHAPE_ENTRY, SHAPE_BATCH
+    const Shape SHAPE_ENTRY, SHAPE_BATCH, SHAPE_HEALTH
 
     ctypedef struct Request:
         const Shape* shape

@@ -47,6 +47,8 @@ STAGES = [
     ["_snapshot_format", "_snapshot_write", "_snapshot_read", "_snapshot_section"],
     ["_route"],
     ["_clock", "_ahead", "_shard", "_snapshot_load", "_engine"],
+    ["_nghttp2"],
+    ["_front*"],
 ]
 
 GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$|(^|/)(requirements\.lock|package-lock\.json|LICENSE)$")

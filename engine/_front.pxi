@@ -1,0 +1,223 @@
+# The front as Python sees it. See the stub for what its methods promise.
+
+SETTING_NAMES = (
+    "calls_max", "bytes_max", "connection_bytes_max", "connections_max", "connections_per_peer_max",
+    "streams_per_connection_max", "streams_per_connection_min", "batches_per_stream_max", "commands_per_turn_max",
+    "link_jobs_max",
+    "header_list_bytes_max", "control_frames_max", "control_frames_per_s", "resets_max", "resets_per_s",
+    "continuations_max", "ping_strikes_max", "ping_interval_ms",
+    "handshake_ms", "message_ms", "keepalive_ms", "keepalive_timeout_ms", "connection_age_ms", "age_grace_ms",
+    "relay_bytes_per_turn", "relay_buffer_bytes", "relay_connect_ms", "overloaded_turn_us",
+    "accept_lead_ppm", "shed_lead_ppm", "balance_ms",
+)
+INVARIANT(len(SETTING_NAMES) * sizeof(uint64_t) == sizeof(FrontSettings), b"each setting has its name")
+
+
+cdef class NativeFront:
+    cdef Front* f
+    cdef dict engines
+    cdef bint running
+
+    def __cinit__(self):
+        self.f = <Front*>calloc(1, sizeof(Front))
+        if self.f == NULL:
+            raise MemoryError("no memory for a front")
+        self.f.epoll_fd = self.f.mailbox_fd = -1
+
+    def __init__(self, *, int worker, int workers, int shards, int board_fd, dict settings):
+        cdef Front* f = self.f
+        if not (0 <= worker < workers <= WORKERS_MAX and 0 < shards <= SHARDS_MAX):
+            raise ValueError("worker, workers, shards: out of bounds")
+        if sorted(settings) != sorted(SETTING_NAMES):
+            raise ValueError(f"settings: must be those of SETTING_NAMES: {sorted(set(settings) ^ set(SETTING_NAMES))}")
+        for index, name in enumerate(SETTING_NAMES):
+            (<uint64_t*>&f.settings)[index] = settings[name]
+        if not 0 < f.settings.link_jobs_max <= 1 << LINK_SLOT_BITS:
+            raise ValueError("link_jobs_max: 1 to 65,536")
+        f.worker, f.workers, f.shards = worker, workers, shards
+        f.streams_limit = <uint32_t>f.settings.streams_per_connection_max
+        f.health = HEALTH_NOT_SERVING
+        self.engines = {}
+        pthread_mutex_init(&f.lock, NULL)
+        pthread_cond_init(&f.drained_changed, NULL)
+        if not board_map(&f.board, board_fd, workers):
+            raise ValueError("board_fd: not a board of so many workers")
+        f.slot = board_slot(&f.board, worker)
+        board_begin(f.slot, worker, _os.getpid(), journal_now_ns(CLOCK_MONOTONIC))
+        f.input = <uint8_t*>malloc(INPUT_BYTES)
+        f.output = <uint8_t*>malloc(OUTPUT_BYTES + FRAME_BYTES_MAX)
+        f.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        f.mailbox_kind = WATCH_MAILBOX
+        f.mailbox_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        if f.input == NULL or f.output == NULL or f.epoll_fd < 0 or f.mailbox_fd < 0 or not session_init(f):
+            raise MemoryError("no memory or descriptors for a front")
+        watch_fd(f, f.mailbox_fd, &f.mailbox_kind)
+
+    def listen(self, int fd, bint shared):
+        cdef Listener* listener = <Listener*>calloc(1, sizeof(Listener))
+        if listener == NULL:
+            raise MemoryError("no memory for a listener")
+        listener.kind = WATCH_LISTENER
+        listener.fd = fd
+        listener.shared = shared
+        listener.armed = True
+        listener.next = self.f.listeners
+        self.f.listeners = listener
+        watch_fd(self.f, fd, listener)
+
+    def relay_to(self, path):
+        if not relay_init(self.f, _os.fsencode(path)):
+            raise ValueError(f"{path!r} is too long for the address of a unix socket")
+
+    def host(self, int shard, Engine engine not None):
+        cdef Hosted* hosted
+        if not 0 <= shard < self.f.shards or shard in self.engines:
+            raise ValueError(f"shard {shard} is out of bounds, or hosted already")
+        hosted = <Hosted*>calloc(1, sizeof(Hosted))
+        if hosted == NULL:
+            raise MemoryError("no memory for a shard")
+        hosted.kind = WATCH_JOURNAL
+        hosted.front = self.f
+        hosted.state = engine.shard.state
+        hosted.journal = engine.journal
+        hosted.clock = &engine.clock
+        self.engines[shard] = engine     # kept for as long as the loop may use it
+        pthread_mutex_lock(&self.f.lock)
+        self.f.pending_hosts[shard] = hosted
+        pthread_mutex_unlock(&self.f.lock)
+        eventfd_write(self.f.mailbox_fd, 1)
+
+    def link(self, int worker, int alive_fd, int ring_in, int ring_out, int wake_in, int wake_out):
+        cdef Link* link = <Link*>calloc(1, sizeof(Link))
+        cdef Link* before
+        if link == NULL:
+            raise MemoryError("no memory for a link")
+        if not 0 <= worker < self.f.workers or worker == self.f.worker \
+                or not ring_map(&link.incoming, ring_in, wake_out, False) \
+                or not ring_map(&link.outgoing, ring_out, wake_out, True):
+            ring_unmap(&link.incoming)
+            free(link)
+            raise ValueError(f"worker {worker}: no peer, or what it gave are no rings")
+        link.kind = WATCH_LINK
+        link.alive_kind = WATCH_LINK_ALIVE
+        link.worker = worker
+        link.alive_fd, link.wake_in_fd, link.wake_out_fd = alive_fd, wake_in, wake_out
+        _os.close(ring_in)
+        _os.close(ring_out)
+        pthread_mutex_lock(&self.f.lock)
+        before = self.f.pending_links[worker]
+        self.f.pending_links[worker] = link
+        pthread_mutex_unlock(&self.f.lock)
+        if before != NULL:
+            link_free(before)
+        eventfd_write(self.f.mailbox_fd, 1)
+
+    def run(self):
+        with nogil:
+            front_loop(self.f)
+
+    def drain(self):
+        self._ask(False)
+
+    def stop(self):
+        self._ask(True)
+
+    def _ask(self, bint stop):
+        pthread_mutex_lock(&self.f.lock)
+        if stop:
+            self.f.stop_wanted = True
+        else:
+            self.f.drain_wanted = True
+        pthread_mutex_unlock(&self.f.lock)
+        eventfd_write(self.f.mailbox_fd, 1)
+
+    def drained(self, double timeout_s):
+        """Whether no call is left, after waiting for it."""
+        cdef uint64_t until_ns = journal_now_ns(CLOCK_REALTIME) + <uint64_t>(timeout_s * 1e9)
+        cdef bint drained
+        with nogil:
+            pthread_mutex_lock(&self.f.lock)
+            while not self.f.drained and journal_now_ns(CLOCK_REALTIME) < until_ns:
+                journal_wait_until(&self.f.drained_changed, &self.f.lock, until_ns)
+            drained = self.f.drained
+            pthread_mutex_unlock(&self.f.lock)
+        return drained
+
+    def counters(self):
+        return _slot_as_dict(self.f.slot)["counters"]
+
+    def close(self):
+        """After run() has returned, and before the engines are closed: gives back connections, links and memory."""
+        cdef Front* f = self.f
+        if f != NULL:
+            front_free(f)
+            self.f = NULL
+        self.engines = {}
+
+    def __dealloc__(self):
+        if self.f != NULL:
+            front_free(self.f)
+
+
+cdef void front_free(Front* f) noexcept nogil:
+    cdef Connection* c
+    cdef Listener* listener
+    cdef Hosted* h
+    cdef Job* job
+    cdef int i
+    f.dirty = NULL
+    while f.connections != NULL:
+        c = f.connections
+        connection_close(c)
+    while f.graves != NULL:
+        c = f.graves
+        f.graves = c.next
+        connection_free(c)
+    for i in range(WORKERS_MAX):
+        if f.links[i] != NULL:
+            link_died(f, f.links[i])
+        if f.pending_links[i] != NULL:
+            link_free(f.pending_links[i])
+    for i in range(SHARDS_MAX):
+        h = f.hosted[i]
+        while h != NULL and h.waiting_first != NULL:
+            job = h.waiting_first
+            h.waiting_first = job.next
+            job_done(f, job)
+        free(h)
+        free(f.pending_hosts[i])
+    links_bury(f)
+    relay_destroy(f)
+    while f.listeners != NULL:
+        listener = f.listeners
+        f.listeners = listener.next
+        free(listener)
+    pools_free(f)
+    nghttp2_session_callbacks_del(f.callbacks)
+    nghttp2_option_del(f.options)
+    board_unmap(&f.board)
+    if f.epoll_fd >= 0:
+        posix_close(f.epoll_fd)
+    if f.mailbox_fd >= 0:
+        posix_close(f.mailbox_fd)
+    buffer_free(&f.scratch)
+    free(f.input)
+    free(f.output)
+    free(f)
+
+
+cdef void pools_free(Front* f) noexcept nogil:
+    cdef Stream* s = f.free_streams
+    cdef Call* call = f.free_calls
+    while s != NULL:
+        f.free_streams = s.next
+        buffer_free(&s.own.request)
+        buffer_free(&s.own.job.answer)
+        free(s)
+        s = f.free_streams
+    while call != NULL:
+        f.free_calls = call.next
+        buffer_free(&call.request)
+        buffer_free(&call.job.answer)
+        free(call)
+        call = f.free_calls

@@ -1,0 +1,379 @@
+# The loop of a worker. One turn is a list of its steps; docs/front.md says why in this order.
+
+cdef extern from *:
+    """
+    #include <arpa/inet.h>
+    #include <netinet/in.h>
+    #include <netinet/tcp.h>
+    #include <sys/socket.h>
+
+    /* Accepts a connection and says whose it is: 16 bytes, IPv4 as IPv6 maps it, zeros for a unix socket. */
+    static int front_accept(int fd, uint8_t *address) {
+        union { struct sockaddr any; struct sockaddr_in v4; struct sockaddr_in6 v6; } from;
+        socklen_t size = sizeof from;
+        int one = 1, accepted = accept4(fd, &from.any, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        memset(address, 0, 16);
+        if (accepted < 0) return accepted;
+        if (size >= sizeof(struct sockaddr_in) && from.any.sa_family == AF_INET) {
+            address[10] = address[11] = 0xff;
+            memcpy(address + 12, &from.v4.sin_addr, 4);
+        } else if (size >= sizeof(struct sockaddr_in6) && from.any.sa_family == AF_INET6) {
+            memcpy(address, &from.v6.sin6_addr, 16);
+        } else {
+            return accepted;
+        }
+        setsockopt(accepted, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        return accepted;
+    }
+    """
+    int front_accept(int fd, uint8_t* address) noexcept nogil
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    ctypedef uint64_t eventfd_t
+    int eventfd_read(int fd, eventfd_t* value) noexcept
+    int eventfd_write(int fd, eventfd_t value) noexcept
+
+cdef enum:
+    EVENTS_MAX = 256                     # of one turn
+    ACCEPTS_MAX = 16                     # of one listener in one turn
+    SWEEP_NS = 100000000
+    ACCEPT_PAUSE_NS = 2000000            # how long an accept is left to others
+    EWMA_SHARE = 16
+
+
+cdef void front_loop(Front* f) noexcept nogil:
+    f.now_ns = f.busy_since_ns = journal_now_ns(CLOCK_MONOTONIC)
+    f.balance_at_ns = f.now_ns
+    while not f.stopping:
+        turn(f)
+
+
+cdef void turn(Front* f) noexcept nogil:
+    receive_events(f)
+    links_turn(f)
+    serve(f)
+    kick_journals(f)
+    let_all_go(f)
+    relay_turn(f)
+    links_publish(f)
+    write_dirty(f)
+    if f.now_ns >= f.sweep_at_ns:
+        sweep(f)
+    bury(f)
+    count(f, TURNS, 1)
+
+
+cdef void receive_events(Front* f) noexcept nogil:
+    cdef epoll_event events[EVENTS_MAX]
+    cdef int ready, i
+    cdef uint64_t slept_ns = journal_now_ns(CLOCK_MONOTONIC)
+    cdef int wait_ms = wait_for(f, slept_ns)
+    measure_turn(f, slept_ns)
+    if wait_ms and not links_may_sleep(f):
+        wait_ms = 0
+    ready = epoll_wait(f.epoll_fd, events, EVENTS_MAX, wait_ms)
+    f.now_ns = f.busy_since_ns = journal_now_ns(CLOCK_MONOTONIC)
+    links_awake(f)
+    for i in range(ready):
+        receive(f, events[i].data.ptr, events[i].events)
+
+
+# Milliseconds that may be slept: none while work is left.
+cdef int wait_for(Front* f, uint64_t now_ns) noexcept nogil:
+    cdef uint64_t until_ns = f.sweep_at_ns
+    if f.runnable != NULL or relay_wants_turn(f):
+        return 0
+    if f.listener_rearm_ns and f.listener_rearm_ns < until_ns:
+        until_ns = f.listener_rearm_ns
+    return <int>((until_ns - now_ns) // 1000000 + 1) if until_ns > now_ns else 0
+
+
+# How long turns are shows whether the worker keeps up: what waits in sockets is not seen otherwise.
+cdef void measure_turn(Front* f, uint64_t now_ns) noexcept nogil:
+    cdef uint64_t busy_ns = now_ns - f.busy_since_ns
+    f.busy_ns += busy_ns
+    f.turn_ewma_ns += busy_ns // EWMA_SHARE
+    f.turn_ewma_ns -= f.turn_ewma_ns // EWMA_SHARE
+
+
+cdef void receive(Front* f, void* watch, uint32_t events) noexcept nogil:
+    cdef int kind = (<int*>watch)[0]
+    if kind == WATCH_CONNECTION:
+        connection_event(<Connection*>watch, events)
+    elif kind == WATCH_JOURNAL:
+        clear_event(journal_event_fd(<Hosted*>watch))
+    elif kind == WATCH_LISTENER:
+        accept_all(f, <Listener*>watch)
+    elif kind == WATCH_LINK:
+        clear_event((<Link*>watch).wake_in_fd)
+    elif kind == WATCH_LINK_ALIVE:
+        link_died(f, link_of_alive(<int*>watch))
+    elif kind == WATCH_UPSTREAM:
+        relay_event(f, events)
+    else:
+        clear_event(f.mailbox_fd)
+        take_mail(f)
+
+
+cdef inline int journal_event_fd(Hosted* h) noexcept nogil:
+    return h.journal.event_fd
+
+
+cdef inline void clear_event(int fd) noexcept nogil:
+    cdef eventfd_t value
+    eventfd_read(fd, &value)
+
+
+cdef void connection_event(Connection* c, uint32_t events) noexcept nogil:
+    if c.dead:
+        return
+    if events & EPOLLOUT:
+        mark_dirty(c)
+    if events & EPOLLIN:
+        connection_read(c)
+    elif events & (EPOLLERR | EPOLLHUP):
+        connection_close(c)
+
+
+cdef void accept_all(Front* f, Listener* listener) noexcept nogil:
+    cdef uint8_t address[16]
+    cdef int fd, i
+    for i in range(ACCEPTS_MAX):
+        if listener.shared and not may_accept(f):
+            count(f, ACCEPTS_LEFT_TO_OTHERS, 1)
+            pause_listener(f, listener, ACCEPT_PAUSE_NS)
+            return
+        fd = front_accept(listener.fd, address)
+        if fd < 0:
+            # Out of descriptors or memory: a busy loop would not help.
+            if errno != EAGAIN and errno != EINTR and errno != ECONNABORTED:
+                pause_listener(f, listener, SWEEP_NS)
+            return
+        connection_begin(f, fd, address, listener.shared)
+
+
+cdef void connection_begin(Front* f, int fd, const uint8_t* address, bint shared) noexcept nogil:
+    cdef Connection* c
+    if f.connection_count >= f.settings.connections_max:
+        count(f, CONNECTIONS_REFUSED_TOTAL, 1)
+        posix_close(fd)
+        return
+    c = <Connection*>calloc(1, sizeof(Connection))
+    INVARIANT(c != NULL, b"memory for a connection")
+    c.kind = WATCH_CONNECTION
+    c.fd = fd
+    c.front = f
+    c.shared = shared
+    c.accepted_ns = c.received_ns = c.progress_ns = f.now_ns
+    if not guard_peer_enters(f, c, address):
+        count(f, CONNECTIONS_REFUSED_PER_PEER, 1)
+        posix_close(fd)
+        free(c)
+        return
+    guard_begin(c)
+    c.next = f.connections
+    if f.connections != NULL:
+        f.connections.previous = c
+    f.connections = c
+    f.connection_count += 1
+    count(f, CONNECTIONS_ACCEPTED, 1)
+    connection_watch(c, EPOLL_CTL_ADD)
+    if not session_begin(c):
+        connection_close(c)
+
+
+cdef void listener_watch(Front* f, Listener* listener, bint armed) noexcept nogil:
+    cdef epoll_event event
+    event.events = EPOLLIN if armed else 0
+    event.data.ptr = listener
+    listener.armed = armed
+    epoll_ctl(f.epoll_fd, EPOLL_CTL_MOD, listener.fd, &event)
+
+
+cdef void pause_listener(Front* f, Listener* listener, uint64_t pause_ns) noexcept nogil:
+    listener_watch(f, listener, False)
+    f.listener_rearm_ns = f.now_ns + pause_ns
+
+
+cdef void arm_listeners(Front* f, bint armed) noexcept nogil:
+    cdef Listener* listener = f.listeners
+    f.listener_rearm_ns = 0
+    while listener != NULL:
+        if listener.armed != armed:
+            listener_watch(f, listener, armed)
+        listener = listener.next
+
+
+# What other threads handed in.
+cdef void take_mail(Front* f) noexcept nogil:
+    cdef int i
+    cdef bint drain_wanted
+    pthread_mutex_lock(&f.lock)
+    for i in range(SHARDS_MAX):
+        if f.pending_hosts[i] != NULL:
+            f.hosted[i] = f.pending_hosts[i]
+            f.pending_hosts[i] = NULL
+            watch_fd(f, f.hosted[i].journal.event_fd, f.hosted[i])
+        if f.pending_links[i] != NULL:
+            link_begin(f, f.pending_links[i])
+            f.pending_links[i] = NULL
+    f.stopping = f.stop_wanted
+    drain_wanted = f.drain_wanted
+    pthread_mutex_unlock(&f.lock)
+    if drain_wanted and not f.draining:
+        begin_drain(f)
+    watch_health(f)
+
+
+cdef void watch_fd(Front* f, int fd, void* watch) noexcept nogil:
+    cdef epoll_event event
+    event.events = EPOLLIN
+    event.data.ptr = watch
+    epoll_ctl(f.epoll_fd, EPOLL_CTL_ADD, fd, &event)
+
+
+cdef void let_all_go(Front* f) noexcept nogil:
+    cdef int shard
+    for shard in range(f.shards):
+        if f.hosted[shard] != NULL and f.hosted[shard].waiting_first != NULL:
+            let_go(f, f.hosted[shard])
+
+
+cdef void write_dirty(Front* f) noexcept nogil:
+    cdef Connection* c
+    while f.dirty != NULL:
+        c = f.dirty
+        f.dirty = c.next_dirty
+        c.dirty = False
+        connection_write(c)
+
+
+# What is done ten times a second.
+cdef void sweep(Front* f) noexcept nogil:
+    cdef Connection* c = f.connections
+    cdef Connection* following
+    cdef uint64_t tick_ns
+    while c != NULL:
+        following = c.next
+        sweep_connection(f, c)
+        c = following
+    tick_ns = tick_shards(f)
+    f.sweep_at_ns = f.now_ns + (SWEEP_NS if tick_ns > SWEEP_NS else tick_ns)
+    if f.now_ns >= f.listener_rearm_ns and not f.draining:
+        arm_listeners(f, True)
+    adapt_concurrency(f)
+    publish(f)
+    if f.draining:
+        check_drained(f)
+
+
+cdef void sweep_connection(Front* f, Connection* c) noexcept nogil:
+    cdef Stream* s = c.streams
+    cdef Stream* following
+    if c.lingering:
+        if f.now_ns > c.drain_began_ns + LINGER_NS:
+            connection_close(c)
+        return
+    if c.notice_sent and not c.goaway_sent and f.now_ns > c.drain_began_ns + DRAIN_NOTICE_NS:
+        send_goaway(c)
+    while s != NULL:
+        following = s.next
+        # Calls with a shard are answered by it; what waits for the caller, or for the control server, ends here.
+        if s.deadline_ns and s.deadline_ns <= f.now_ns and not s.ending and (s.calls == NULL or s.calls.pending == 0):
+            count(f, CALLS_EXPIRED, 1)
+            if s.kind == STREAM_RELAYED:
+                reset_stream(s, NGHTTP2_CANCEL)
+            else:
+                refuse_stream(s, CODE_DEADLINE_EXCEEDED, b"DEADLINE_EXCEEDED", b"The deadline passed.")
+        s = following
+    resume_if_room(c)
+    guard_sweep(c)
+    if c.closing or c.goaway_sent or c.streams_limit != f.streams_limit:
+        mark_dirty(c)
+
+
+# Overloaded, the worker tells its peers to have fewer calls in flight: what waits then waits with them, where it can
+# still be given up. Twice as fast down as up.
+cdef void adapt_concurrency(Front* f) noexcept nogil:
+    cdef uint64_t limit = f.streams_limit
+    cdef nghttp2_settings_entry entry
+    cdef Connection* c = f.connections
+    if f.turn_ewma_ns > f.settings.overloaded_turn_us * 1000:
+        limit //= 2
+        limit = f.settings.streams_per_connection_min if limit < f.settings.streams_per_connection_min else limit
+    elif f.turn_ewma_ns < f.settings.overloaded_turn_us * 250 and limit < f.settings.streams_per_connection_max:
+        limit += limit // 4 + 1
+        limit = f.settings.streams_per_connection_max if limit > f.settings.streams_per_connection_max else limit
+    if limit == f.streams_limit:
+        return
+    count(f, CONCURRENCY_LOWERED, limit < f.streams_limit)
+    f.streams_limit = <uint32_t>limit
+    entry.settings_id = NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
+    entry.value = <uint32_t>limit
+    while c != NULL:
+        if not c.closing and not c.lingering and c.preface_seen:
+            c.streams_limit = <uint32_t>limit
+            nghttp2_submit_settings(c.session, 0, &entry, 1)
+            mark_dirty(c)
+        c = c.next
+
+
+cdef void publish(Front* f) noexcept nogil:
+    board_set(f.slot, MAX_CONCURRENT_STREAMS, f.streams_limit)
+    board_set(f.slot, BYTES_IN_FLIGHT, f.bytes_in_flight)
+    board_set(f.slot, CALLS_IN_FLIGHT, f.calls_in_flight)
+    eo_store64(&f.slot.heartbeat_ns, f.now_ns)
+    eo_store64(&f.slot.state, BOARD_DRAINING if f.draining
+               else BOARD_SERVING if f.health == HEALTH_SERVING else BOARD_STARTING)
+    if f.now_ns >= f.balance_at_ns:
+        f.balance_at_ns = f.now_ns + f.settings.balance_ms * 1000000
+        balance_measure(f)
+        if not f.draining:
+            balance_shed(f)
+
+
+cdef void begin_drain(Front* f) noexcept nogil:
+    cdef Connection* c = f.connections
+    cdef Stream* s
+    f.draining = True
+    f.drain_began_ns = f.now_ns
+    arm_listeners(f, False)
+    while c != NULL:
+        s = c.streams
+        while s != NULL:
+            if s.kind == STREAM_BATCHES:
+                end_batches(s)
+            s = s.next
+        connection_drain(c)
+        c = c.next
+    f.sweep_at_ns = f.now_ns
+
+
+# No stream is open, and every peer knows that it must go elsewhere.
+cdef void check_drained(Front* f) noexcept nogil:
+    cdef Connection* c = f.connections
+    cdef bint over = f.calls_in_flight == 0
+    while c != NULL and over:
+        over = c.lingering or (c.stream_count == 0 and c.goaway_sent and not c.dirty and not c.out.size)
+        c = c.next
+    if over and not f.drained:
+        pthread_mutex_lock(&f.lock)
+        f.drained = True
+        pthread_cond_broadcast(&f.drained_changed)
+        pthread_mutex_unlock(&f.lock)
+
+
+# At the end of a turn nothing names the dead any more, unless they were marked as dirty since the last write.
+cdef void bury(Front* f) noexcept nogil:
+    cdef Connection* c = f.graves
+    cdef Connection* following
+    f.graves = NULL
+    while c != NULL:
+        following = c.next
+        if c.dirty:
+            c.next = f.graves
+            f.graves = c
+        else:
+            connection_free(c)
+        c = following
+    links_bury(f)

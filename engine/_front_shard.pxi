@@ -1,0 +1,182 @@
+# Shards that live here: jobs are executed, logged, and let go once they are durable.
+
+cdef enum:
+    SLICE = 64                           # items of a batch between two looks at the budget
+
+
+# One round: each source may have a bounded number of commands carried out, then it is the next one's turn.
+cdef void serve(Front* f) noexcept nogil:
+    cdef JobQueue* last = f.runnable_last
+    cdef JobQueue* source = NULL
+    cdef Job* group[GROUP]
+    cdef int grouped = 0
+    while f.runnable != NULL and source != last:
+        source = f.runnable
+        f.runnable = source.next
+        if f.runnable == NULL:
+            f.runnable_last = NULL
+        source.listed = False
+        serve_source(f, source, group, &grouped)
+        if source.first != NULL:
+            queue_list(f, source)
+    execute_group(f, group, &grouped)
+
+
+cdef void serve_source(Front* f, JobQueue* source, Job** group, int* grouped) noexcept nogil:
+    cdef int64_t budget = <int64_t>f.settings.commands_per_turn_max
+    cdef Job* job
+    while source.first != NULL and budget > 0:
+        job = queue_pop(source)
+        if job.is_batch:
+            execute_group(f, group, grouped)
+            budget -= serve_batch(f, source, job, budget)
+            continue
+        budget -= 1
+        if is_wanted(f, job):
+            if grouped[0] and group[0].shard != job.shard:
+                execute_group(f, group, grouped)
+            group[grouped[0]] = job
+            grouped[0] += 1
+            if grouped[0] == GROUP:
+                execute_group(f, group, grouped)
+
+
+# A job that nobody waits for, or that is too late, is done without being looked at.
+cdef bint is_wanted(Front* f, Job* job) noexcept nogil:
+    if f.hosted[job.shard] == NULL or (job.call != NULL and job.call.stream == NULL):
+        job_fail(f, job, CODE_CANCELLED, b"CANCELLED", b"The caller went away.")
+        return False
+    if job.deadline_ns and job.deadline_ns <= f.now_ns:
+        count(f, CALLS_EXPIRED, 1)
+        job_fail(f, job, CODE_DEADLINE_EXCEEDED, b"DEADLINE_EXCEEDED", b"The deadline passed before the call was executed.")
+        return False
+    return True
+
+
+cdef inline int64_t logged_now_ms(Hosted* h) noexcept nogil:
+    if h.now_ms == 0:
+        h.now_ms = clock_now_ms(h.clock)
+    return h.now_ms
+
+
+# Single commands of one shard. Orders are made ready together, so that their cache misses overlap.
+cdef void execute_group(Front* f, Job** group, int* grouped) noexcept nogil:
+    cdef Hosted* h
+    cdef Span items[GROUP]
+    cdef PlaceOrder* orders[GROUP]
+    cdef int i, placing = 0, count_of = grouped[0]
+    grouped[0] = 0
+    if count_of == 0:
+        return
+    h = f.hosted[group[0].shard]
+    for i in range(count_of):
+        orders[i] = NULL
+        # Nothing of another method decodes as an order by chance: it is given no bytes.
+        items[i] = group[i].request if group[i].method == PLACE_ORDER else span_empty()
+        placing += group[i].method == PLACE_ORDER
+    if placing > 1:
+        make_ready(h.state, items, count_of, orders)
+    for i in range(count_of):
+        execute_job(h, group[i], orders[i])
+    count(f, COMMANDS_EXECUTED, <uint64_t>count_of)
+
+
+cdef void execute_job(Hosted* h, Job* job, PlaceOrder* order) noexcept nogil:
+    cdef State* s = h.state
+    cdef int verdict = execute_logged(s, job.method, job.request.data, job.request.size, order, logged_now_ms(h),
+                                      h.journal)
+    cdef uint8_t* at
+    buffer_begin_answer(&job.answer)
+    at = buffer_reserve(&job.answer, s.response.size)
+    memcpy(at, s.response.data, s.response.size)
+    job.answer.size += s.response.size
+    job.code = <uint32_t>s.fault.code if verdict == FAULT else <uint32_t>CODE_OK
+    wait_until_durable(h, job)
+
+
+# A slice of a batch. What is left of it stays first in its source. Returns what it costs of the budget.
+cdef int64_t serve_batch(Front* f, JobQueue* source, Job* job, int64_t budget) noexcept nogil:
+    cdef int64_t items = 1
+    # A batch that was begun is carried out to its end, so that it is whole or not at all.
+    if (job.items > 0 and f.hosted[job.shard] != NULL) or is_wanted(f, job):
+        items = execute_slice(f, job, budget)
+        if job.state == JOB_READY:
+            job.next = source.first
+            if source.first == NULL:
+                source.last = job
+            source.first = job
+    return items if items else 1
+
+
+# The next items of a batch, as many as the budget allows. Returns how many.
+cdef int64_t execute_slice(Front* f, Job* job, int64_t budget) noexcept nogil:
+    cdef Hosted* h = f.hosted[job.shard]
+    cdef State* s = h.state
+    cdef int most = <int>(budget if budget < SLICE else SLICE)
+    cdef int items
+    if job.offset == 0 and job.items == 0:
+        buffer_begin_answer(&job.answer)
+        count(f, BATCHES_EXECUTED, 1)
+        if batch_count(job.method, job.request.data, job.request.size, &s.fault) < 0:
+            encode_status(&job.answer, &s.fault)
+            job.code = <uint32_t>s.fault.code
+            wait_until_durable(h, job)
+            return 1
+    items = execute_some(s, job.method, job.request.data, job.request.size, &job.offset, most, logged_now_ms(h),
+                         &job.answer, h.journal)
+    job.items += <uint32_t>items
+    count(f, COMMANDS_EXECUTED, <uint64_t>items)
+    if items < most or job.offset >= job.request.size:
+        wait_until_durable(h, job)
+    h.kick = True
+    return items
+
+
+cdef void wait_until_durable(Hosted* h, Job* job) noexcept nogil:
+    job.state = JOB_WAITING
+    job.sequence = h.state.sequence
+    job.next = NULL
+    if h.waiting_first == NULL:
+        h.waiting_first = job
+    else:
+        h.waiting_last.next = job
+    h.waiting_last = job
+    h.kick = True
+
+
+# Once per turn: what was staged in it is one commit.
+cdef void kick_journals(Front* f) noexcept nogil:
+    cdef int shard
+    for shard in range(f.shards):
+        if f.hosted[shard] != NULL and f.hosted[shard].kick:
+            f.hosted[shard].kick = False
+            f.hosted[shard].now_ms = 0
+            if f.hosted[shard].state.sequence > journal_durable_sequence(f.hosted[shard].journal):
+                journal_kick(f.hosted[shard].journal)
+
+
+cdef void let_go(Front* f, Hosted* h) noexcept nogil:
+    cdef uint64_t durable = journal_durable_sequence(h.journal)
+    cdef Job* job = h.waiting_first
+    while job != NULL and job.sequence <= durable:
+        h.waiting_first = job.next
+        job.next = NULL
+        job_done(f, job)
+        job = h.waiting_first
+
+
+# Milliseconds until a shard's next tick, at most 1,000.
+cdef uint64_t tick_shards(Front* f) noexcept nogil:
+    cdef uint64_t wait_ns, least_ns = 1000000000
+    cdef Hosted* h
+    cdef int shard
+    for shard in range(f.shards):
+        h = f.hosted[shard]
+        if h == NULL:
+            continue
+        if h.tick_at_ns <= f.now_ns:
+            h.tick_at_ns = f.now_ns + <uint64_t>tick_if_due(h.state, h.journal, clock_now_ms(h.clock)) * 1000000
+        wait_ns = h.tick_at_ns - f.now_ns
+        if wait_ns < least_ns:
+            least_ns = wait_ns
+    return least_ns
