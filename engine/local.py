@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,13 +42,15 @@ class Verdict:
 class LocalEngine:
     """Started by the constructor, which returns once it serves. Its log lines go to `log_path`."""
 
-    def __init__(self, data_dir: Path, log_path: Path | None = None, listen: str = "127.0.0.1:0") -> None:
+    def __init__(
+        self, data_dir: Path, log_path: Path | None = None, listen: str = "127.0.0.1:0", arguments: Sequence[str] = ()
+    ) -> None:
         self.data_dir = data_dir
         self.log_path = log_path or data_dir.with_name(f"{data_dir.name}.stderr.log")
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [*everopen_command(), "serve", "--data-dir", str(data_dir), "--listen", listen],
+                [*everopen_command(), "serve", "--data-dir", str(data_dir), "--listen", listen, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
