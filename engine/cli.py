@@ -225,17 +225,29 @@ def verify(data_dir: DataDir) -> None:
     from engine import errors
 
     with _in_words():
+        from engine.datadir import shard_directories
         from engine.journal_tools import verify as run
 
-        try:
-            for line in run(data_dir):
-                print(line)
-        except errors.JournalDamaged as error:
-            print(f"journal: damaged: {error.file}, offset {error.offset}, sequence {error.sequence}: {error.reason}")
-            raise typer.Exit(Exit.DAMAGED) from None
-        except errors.SnapshotDamaged as error:
-            print(f"snapshot: damaged: {error.file}, section {error.section}, offset {error.offset}: {error.reason}")
-            raise typer.Exit(Exit.DAMAGED) from None
+        paths = shard_directories(data_dir)
+        damaged = 0
+        for shard, path in enumerate(paths):
+            head = f"shard {shard}: " if len(paths) > 1 else ""
+            try:
+                for line in run(path):
+                    print(f"{head}{line}")
+            except errors.JournalDamaged as error:
+                damaged += 1
+                place = f"{error.file}, offset {error.offset}, sequence {error.sequence}"
+                print(f"{head}journal: damaged: {place}: {error.reason}")
+            except errors.SnapshotDamaged as error:
+                damaged += 1
+                place = f"{error.file}, section {error.section}, offset {error.offset}"
+                print(f"{head}snapshot: damaged: {place}: {error.reason}")
+        if len(paths) > 1:
+            holds = f"{damaged} of {len(paths)} shards damaged" if damaged else f"holds, {len(paths)} shards"
+            print(f"journal: {holds}")
+        if damaged:
+            raise typer.Exit(Exit.DAMAGED)
 
 
 @journal.command()

@@ -66,10 +66,10 @@ def trade(engines: Engines) -> None:
         put_shop(engines, shop_id)
         for name in ("a", "b", "c"):
             engines.say(shop_id, _core.PLACE_ORDER, order(name, 1 + number, shop_id=shop_id))
-        of = {"shop_id": shop_id, "order_id": "a"}
-        paid = orders.PayOrderRequest(**of, payment_id="p", amount_minor=250 * (1 + number))
+        amount_minor = 250 * (1 + number)
+        paid = orders.PayOrderRequest(shop_id=shop_id, order_id="a", payment_id="p", amount_minor=amount_minor)
         engines.say(shop_id, _core.PAY_ORDER, paid)
-        engines.say(shop_id, _core.SHIP_ORDER, orders.ShipOrderRequest(**of, command_id="s"))
+        engines.say(shop_id, _core.SHIP_ORDER, orders.ShipOrderRequest(shop_id=shop_id, order_id="a", command_id="s"))
         cancelled = orders.CancelOrderRequest(shop_id=shop_id, order_id="b", command_id="c")
         engines.say(shop_id, _core.CANCEL_ORDER, cancelled)
         engines.say(shop_id, _core.PLACE_ORDER, order("refused", 1_000_000, shop_id=shop_id))
@@ -258,7 +258,9 @@ def test_damage_of_one_shard_is_named(data_dir: Path) -> None:
     assert [line.split(" holds")[0] for line in failed.stdout.splitlines()] == ["audit: shard 0"]
     failed = run("journal", "verify", "--data-dir", data_dir)
     assert failed.exit_code == 4
-    assert f"shard-0001/{damaged.name}, offset 4096" in failed.stdout
+    assert re.search(rf"shard 1: journal: damaged: \S+shard-0001/{damaged.name}, offset 4096, ", failed.stdout)
+    assert "shard 2: journal: holds" in failed.stdout, "the others are looked at all the same"
+    assert failed.stdout.endswith("journal: 1 of 3 shards damaged\n")
 
 
 def test_record_that_says_what_did_not_happen_is_named_with_its_shard(data_dir: Path) -> None:
@@ -330,8 +332,8 @@ def test_backup_of_running_engines_restores_every_shard(
 
 
 def test_restore_until_cuts_the_shards_that_are_named(backed_up: Path, tmp_path: Path) -> None:
-    arguments = ["restore", backed_up, "--data-dir", tmp_path / "restored", "--until", "0=3", "--until", "2=4"]
-    restored = run(*arguments)
+    ends = ["--until", "0=3", "--until", "2=4"]
+    restored = run("restore", backed_up, "--data-dir", tmp_path / "restored", *ends)
     assert restored.exit_code == 0, restored.stderr
     held = orjson.loads((backed_up / "backup.json").read_bytes())["shards"]
     with Engines(tmp_path / "restored") as engines:
@@ -367,8 +369,8 @@ def test_backup_of_the_first_release_restores(traded: dict[int, Path], tmp_path:
     manifest = tmp_path / "backup" / "backup.json"
     [held] = orjson.loads(manifest.read_bytes())["shards"]
     manifest.write_bytes(orjson.dumps({"format_version": 1, **held}))
-    arguments = ["restore", tmp_path / "backup", "--data-dir", tmp_path / "restored", "--until", "5"]
-    assert run(*arguments).exit_code == 0
+    restored = run("restore", tmp_path / "backup", "--data-dir", tmp_path / "restored", "--until", "5")
+    assert restored.exit_code == 0, restored.stderr
     assert audited(tmp_path / "restored")[0] == 5
 
 
