@@ -1,7 +1,7 @@
 """The settings of the native front: its bounds, rates and times, with the reason for each.
 
-The order is that of `FrontSettings` in engine/_front_types.pxi. The relations are checked at import, so a default that
-is moved alone stops the program before it can serve. `everopen serve --front-setting NAME=VALUE` changes one, for tests.
+The order is that of `FrontSettings` in engine/_front_types.pxi. The relations are checked at import, so that a default
+moved alone stops the program before it can serve. `everopen serve --front-setting NAME=VALUE` changes one, for tests.
 """
 
 from __future__ import annotations
