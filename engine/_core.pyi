@@ -205,3 +205,31 @@ def journal_durable(path: str) -> dict[str, int] | None:
 
 def drop_segments_before(path: str, sequence: int) -> int:
     """Removes the segments whose records the synced snapshot at `sequence` covers; returns how many."""
+
+SETTING_NAMES: tuple[str, ...]
+
+class NativeFront:
+    """The native front of one worker, see docs/front.md. run() is the loop; what it uses belongs to it until it returns."""
+
+    def __init__(self, *, worker: int, workers: int, shards: int, board_fd: int, settings: dict[str, int]) -> None:
+        """settings: all of SETTING_NAMES. Raises ValueError. The board's descriptor stays the caller's."""
+    def listen(self, fd: int, shared: bool) -> None:
+        """A listening, non-blocking socket, which stays the caller's. Before run()."""
+    def relay_to(self, path: str) -> None:
+        """The control server's unix socket. Before run(). ValueError if it is too long."""
+    def host(self, shard: int, engine: Engine) -> None:
+        """Any thread: from now on the loop alone executes on the engine."""
+    def link(self, worker: int, alive_fd: int, ring_in: int, ring_out: int, wake_in: int, wake_out: int) -> None:
+        """Any thread: a peer, or a peer anew. Takes all descriptors over; ValueError leaves them to the caller."""
+    def run(self) -> None:
+        """Serves until stop(). Releases the GIL."""
+    def drain(self) -> None:
+        """Any thread: no new connection, GOAWAY to all, what was taken is answered. Links are still served."""
+    def drained(self, timeout_s: float) -> bool:
+        """Any thread: waits until no call is left; False if that takes longer than `timeout_s`."""
+    def stop(self) -> None:
+        """Any thread: run() returns."""
+    def counters(self) -> dict[str, int]:
+        """By the names of COUNTER_NAMES, since the start."""
+    def close(self) -> None:
+        """After run() has returned and before the engines are closed: gives everything back."""

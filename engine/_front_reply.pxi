@@ -94,7 +94,7 @@ cdef bint answer_is_over(Stream* s) noexcept nogil:
 # A call that failed ends its stream with its own status.
 cdef void take_status(Stream* s) noexcept nogil:
     cdef Call* call = s.calls
-    if call != NULL and call.done and call.job.code != CODE_OK:
+    if not s.ending and call != NULL and call.done and call.job.code != CODE_OK:
         s.status_code = call.job.code
         buffer_free(&s.status)
         s.status = call.job.answer
@@ -125,8 +125,6 @@ cdef void submit_trailers(Stream* s, bint alone) noexcept nogil:
     count_of += status_headers(s, headers + count_of, text)
     if alone:
         nghttp2_submit_response(s.connection.session, s.id, headers, count_of, NULL)
-        if not s.end_received:
-            nghttp2_submit_rst_stream(s.connection.session, 0, s.id, NGHTTP2_NO_ERROR)  # send no more of it
     else:
         nghttp2_submit_trailer(s.connection.session, s.id, headers, count_of)
 
