@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.front.fronts import FRONTS
+from tests.front.hostile import THERE, Neighbour, guarded_server
 from tests.front.http2 import Connection
 from tests.serving import Client, Server
 
@@ -31,3 +32,25 @@ def connection(server: Server) -> Iterator[Connection]:
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A native front whose bounds are small."""
+    with guarded_server(tmp_path_factory.mktemp("guarded")) as running:
+        yield running
+
+
+@pytest.fixture
+def hostile(guarded: Server) -> Iterator[Connection]:
+    with Connection(guarded.address, source=THERE) as made:
+        yield made
+
+
+@pytest.fixture
+def neighbour(guarded: Server) -> Iterator[Neighbour]:
+    made = Neighbour(guarded)
+    made.is_served()
+    yield made
+    made.is_served()
+    made.close()

@@ -113,14 +113,15 @@ class Connection:
 
     def __init__(
         self,
-        address: str,
+        address: str | socket.socket,
         *,
         greet: bool = True,
         settings: dict[int, int] | None = None,
         give_window: bool = True,
         silent: bool = False,
+        source: str | None = None,
     ) -> None:
-        self.socket = _connect(address)
+        self.socket = _connect(address, source) if isinstance(address, str) else address
         self.encoder = hpack.Encoder()
         self.decoder = hpack.Decoder()
         self.decoder.max_header_list_size = 1 << 24
@@ -337,13 +338,24 @@ class Connection:
             self.send(frame)
 
 
-def _connect(address: str) -> socket.socket:
+def recorded(talk: Callable[[Connection], None]) -> bytes:
+    """What a client would send, its greeting first, if nobody answered."""
+    ours, theirs = socket.socketpair()
+    with theirs, Connection(ours) as connection:
+        talk(connection)
+        ours.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: theirs.recv(1 << 16), b""))
+
+
+def _connect(address: str, source: str | None) -> socket.socket:
     if address.startswith("unix:"):
         connected = socket.socket(socket.AF_UNIX)
         connected.connect(address.removeprefix("unix:"))
     else:
         host, _, port = address.rpartition(":")
-        connected = socket.create_connection((host.strip("[]"), int(port)))
+        connected = socket.create_connection(
+            (host.strip("[]"), int(port)), source_address=None if source is None else (source, 0)
+        )
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connected.settimeout(SILENCE_S)
     return connected

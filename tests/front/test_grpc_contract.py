@@ -29,7 +29,7 @@ from tests.front.calls import (
     placed,
 )
 from tests.front.fronts import ReferenceServer
-from tests.front.http2 import PREFACE, Answer, Connection, prefixed, raw_frame, request_headers
+from tests.front.http2 import Answer, Connection, prefixed, raw_frame, recorded, request_headers
 from tests.serving import Server
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
@@ -357,19 +357,16 @@ def test_trailers_of_the_client_end_its_message(connection: Connection) -> None:
     placed(connection.answer(stream_id))
 
 
-def test_all_in_one_segment_and_in_single_bytes_is_the_same(server: Server) -> None:
-    for size in (1, 7, 1 << 20):
-        with Connection(server.address, greet=False) as connection:
-            held: list[bytes] = []
-            connection.send_bytes, send_bytes = held.append, connection.send_bytes  # type: ignore[method-assign]
-            held.append(PREFACE)
-            connection.send(SettingsFrame(0))
-            stream_id = connection.open(PLACE_ORDER)
-            connection.send(DataFrame(stream_id, prefixed(place()), flags=["END_STREAM"]))
-            connection.send_bytes = send_bytes  # type: ignore[method-assign]
-            for part in chunks(b"".join(held), size):
-                send_bytes(part)
-            placed(connection.answer(stream_id))
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+def test_conversation_in_writes_of_any_size_is_the_same(server: Server, size: int) -> None:
+    def talk(connection: Connection) -> None:
+        stream_id = connection.open(PLACE_ORDER)
+        connection.data(stream_id, prefixed(place()), end=True)
+
+    with Connection(server.address, greet=False) as connection:
+        for part in chunks(recorded(talk), size):
+            connection.send_bytes(part)
+        placed(connection.answer(1))
 
 
 def test_frames_that_mean_nothing_are_ignored(connection: Connection) -> None:

@@ -219,8 +219,8 @@ def test_window_that_settings_make_negative_is_waited_for(server: Server) -> Non
 
 
 def test_bodies_that_nobody_wants_give_the_connection_s_window_back(connection: Connection) -> None:
-    body = prefixed(bytes(60_000))
-    for number in range(120):
+    body = prefixed(bytes(900_000))
+    for number in range(24):
         path, more = ((PLACE_ORDER, {}), ("/nothing/Nothing", {}), (PLACE_ORDER, {"grpc_timeout": "x"}))[number % 3]
         stream_id = connection.open(path, **more)
         connection.data(stream_id, body, end=True)
