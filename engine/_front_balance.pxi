@@ -19,6 +19,7 @@ cdef void balance_measure(Front* f) noexcept nogil:
                    <uint64_t>1000000000 * (executed - f.balance.executed_before) // elapsed_ns)
     f.balance.measured_ns = f.now_ns
     f.balance.busy_before_ns = f.busy_ns
+    f.balance.executed = executed - f.balance.executed_before
     f.balance.executed_before = executed
 
 
@@ -48,21 +49,21 @@ cdef bint may_accept(Front* f) noexcept nogil:
 
 
 # Each `balance_ms`: asks at most one connection to come anew, so that a less busy worker takes it. What a connection
-# makes this worker busy is its part of the commands, those of other workers' connections included.
+# makes this worker busy is its part of the commands: of those that were asked for here, or carried out here for others.
 cdef void balance_shed(Front* f) noexcept nogil:
     cdef WorkerLoad loads[WORKERS_MAX]
     cdef ShedChoice choice
     cdef Connection* c = f.connections
-    cdef uint64_t received = board_count(f.slot, JOBS_RECEIVED)
-    cdef uint64_t commands = received - f.balance.received_before, leaving = 0
+    cdef uint64_t commands = 0, leaving = 0
     cdef uint64_t busy_ppm, leaving_ppm, at_most_ppm, turn
     if f.workers == 1 or f.draining:
         return
-    f.balance.received_before = received
     while c != NULL:
         commands += c.commands - c.commands_before
         leaving += c.commands - c.commands_before if c.notice_sent or c.closing else 0
         c = c.next
+    if f.balance.executed > commands:
+        commands = f.balance.executed
     read_loads(f, loads)
     busy_ppm = loads[f.worker].busy_ppm
     leaving_ppm = busy_ppm * leaving // commands if commands > 0 else 0

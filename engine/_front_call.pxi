@@ -367,6 +367,8 @@ cdef void job_done(Front* f, Job* job) noexcept nogil:
     if call.stream == NULL:
         call_free(f, call)
         return
+    # What the call weighs for the balance between workers.
+    call.stream.connection.commands += 1 + call.job.items + call.item_count
     if call.part_count:
         merge(call)
     seal_answer(&call.job)

@@ -22,7 +22,7 @@ cdef struct Balance:                     # what was at the last measure
     uint64_t measured_ns
     uint64_t busy_before_ns
     uint64_t executed_before
-    uint64_t received_before             # jobs of other workers
+    uint64_t executed                    # between the last two measures
     ShedState shed
 
 # What is known of the connections while one of them is picked. A connection's address stands for itself.

@@ -56,9 +56,9 @@ cdef void turn(Front* f) noexcept nogil:
     let_all_go(f)
     relay_turn(f)
     links_publish(f)
-    write_dirty(f)
     if f.now_ns >= f.sweep_at_ns:
         sweep(f)
+    write_dirty(f)
     bury(f)
     count(f, TURNS, 1)
 
