@@ -163,6 +163,16 @@ def test_native_stage_uses_no_later_stage() -> None:
     assert not found, "\n".join(found)
 
 
+def test_part_of_the_load_generator_is_included_once_and_uses_no_later_part() -> None:
+    included = re.findall(r'^include "load/(\w+)\.pxi"', tree()["engine/_load.pyx"], re.MULTILINE)
+    parts = {Path(name).stem: without_remarks(text) for name, text in tree().items() if name.startswith("engine/load/")}
+    assert sorted(included) == sorted(parts)
+    for place, part in enumerate(included):
+        words = set(re.findall(r"\b[A-Za-z_]\w*", parts[part])) - names_defined_by(parts[part])
+        for later in included[place + 1 :]:
+            assert not words & names_defined_by(parts[later]), f"{part} uses what the later {later} defines"
+
+
 def test_native_code_states_invariants_rather_than_asserts() -> None:
     files = {name: text for name, text in tree().items() if re.fullmatch(r"engine/.*\.(pxi|pyx)", name)}
     found = lines_that(re.compile(r"^\s*assert\b"), files)

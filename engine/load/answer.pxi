@@ -82,16 +82,17 @@ cdef inline void count_status(Counts* counts, uint64_t status, uint64_t requests
     counts.statuses[status if status < <uint64_t>STATUS_NONE else STATUS_NONE] += requests
 
 
-# What a request came to whose answer has status OK.
-cdef inline void count_ok(Load* l, Counts* counts, int answer, bint is_good, bint is_timely) noexcept nogil:
+# What a request came to whose answer has status OK. True if the answer is one.
+cdef inline bint count_ok(Load* l, Counts* counts, int answer, bint is_good, bint is_timely) noexcept nogil:
     if answer == ANSWER_NONE or answer == ANSWER_MALFORMED:
         counts.malformed += 1
-        return
+        return False
     counts.acknowledged += 1
     counts.placed += answer == ANSWER_EXPECTED
     counts.wrong += answer != ANSWER_EXPECTED
     counts.good += is_good and answer == ANSWER_EXPECTED
     l.rate_acknowledged += is_timely
+    return True
 
 
 cdef inline bint is_within(Load* l, uint64_t now) noexcept nogil:
@@ -227,8 +228,8 @@ cdef void end_call(Load* l, Connection* c, Call* call, uint64_t now) noexcept no
         counts.answered += l.batch
         count_status(counts, call.status, l.batch)
         if LIKELY(is_ok and not l.is_stream):
-            count_ok(l, counts, call.answer, now - intended_ns <= l.good_ns, is_within(l, now))
-            if counts == &l.counts[1] and call.answer != ANSWER_MALFORMED:
+            if (count_ok(l, counts, call.answer, now - intended_ns <= l.good_ns, is_within(l, now))
+                    and counts == &l.counts[1]):
                 histogram_add(&l.histogram, now - intended_ns)
         elif call.status == 0 or call.status == STATUS_NONE:
             counts.malformed += l.batch

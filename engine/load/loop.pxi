@@ -143,7 +143,7 @@ cdef int wait(Load* l, epoll_event* events, int count, uint64_t now) noexcept no
 
 
 # One turn: read, offer, write.
-cdef void turn(Load* l, uint64_t now) noexcept nogil:
+cdef void take_turn(Load* l, uint64_t now) noexcept nogil:
     cdef epoll_event[64] events
     cdef Connection* c
     cdef int i, count = wait(l, events, 64, now)
@@ -173,7 +173,7 @@ cdef int run_slice(Load* l, uint64_t until_ns) noexcept nogil:
             return LOAD_DONE
         if wants_connection(l, now):
             return SLICE_WANTS_CONNECTION
-        turn(l, now)
+        take_turn(l, now)
         now = now_ns()
     return SLICE_OVER
 

@@ -45,7 +45,7 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
                                    size_t size, int is_last) noexcept
     int nghttp2_hd_inflate_end_headers(nghttp2_hd_inflater* inflater) noexcept
     int NGHTTP2_HD_INFLATE_FINAL, NGHTTP2_HD_INFLATE_EMIT
-    int NGHTTP2_FLAG_END_HEADERS, NGHTTP2_FLAG_PADDED, NGHTTP2_FLAG_PRIORITY, NGHTTP2_SETTINGS_HEADER_TABLE_SIZE, NGHTTP2_SETTINGS_ENABLE_PUSH
+    int NGHTTP2_FLAG_END_HEADERS, NGHTTP2_FLAG_PADDED, NGHTTP2_FLAG_PRIORITY, NGHTTP2_SETTINGS_HEADER_TABLE_SIZE
 
 
 cdef extern from *:
