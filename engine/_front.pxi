@@ -144,7 +144,7 @@ cdef class NativeFront:
         return drained
 
     def counters(self):
-        return _slot_as_dict(self.f.slot)["counters"]
+        return {name: board_count(self.f.slot, number) for number, name in enumerate(COUNTER_NAMES, 1)}
 
     def close(self):
         """After run() has returned, and before the engines are closed: gives back connections, links and memory."""

@@ -113,7 +113,6 @@ cdef void submit_trailers(Stream* s, bint alone) noexcept nogil:
     cdef Buffer* text = &s.connection.front.scratch
     cdef size_t count_of = 0
     take_status(s)
-    guard_data_sent(s.connection)
     count(s.connection.front, CALLS_ANSWERED, 1)
     if s.status_code == CODE_OK and not alone:
         nghttp2_submit_trailer(s.connection.session, s.id, front_ok, 1)

@@ -95,6 +95,19 @@ cdef int on_frame_recv(nghttp2_session* session, const nghttp2_frame* frame, voi
     return 0
 
 
+# Who has its whole answer need not send the rest of its request. Not before: a reset would overtake the answer.
+cdef int on_frame_send(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept nogil:
+    cdef Stream* s
+    if frame.hd.type != NGHTTP2_DATA and frame.hd.type != NGHTTP2_HEADERS:
+        return 0
+    guard_data_sent(<Connection*>user)
+    if frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
+        s = <Stream*>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+        if s != NULL and not s.end_received:
+            nghttp2_submit_rst_stream(session, 0, s.id, NGHTTP2_NO_ERROR)
+    return 0
+
+
 # Its headers are whole: is it a call at all, and whose?
 cdef void begin_request(Stream* s) noexcept nogil:
     cdef Front* f = s.connection.front
@@ -181,6 +194,7 @@ cdef int session_init(Front* f) noexcept nogil:
     nghttp2_session_callbacks_set_on_begin_headers_callback(f.callbacks, on_begin_headers)
     nghttp2_session_callbacks_set_on_header_callback(f.callbacks, on_header)
     nghttp2_session_callbacks_set_on_frame_recv_callback(f.callbacks, on_frame_recv)
+    nghttp2_session_callbacks_set_on_frame_send_callback(f.callbacks, on_frame_send)
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(f.callbacks, on_data_chunk)
     nghttp2_session_callbacks_set_on_stream_close_callback(f.callbacks, on_stream_close)
     nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(f.callbacks, on_invalid_frame)

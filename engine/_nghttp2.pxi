@@ -68,6 +68,9 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
     void nghttp2_session_callbacks_set_on_frame_recv_callback(
         nghttp2_session_callbacks* callbacks,
         int (*callback)(nghttp2_session*, const nghttp2_frame*, void*) noexcept nogil) noexcept
+    void nghttp2_session_callbacks_set_on_frame_send_callback(
+        nghttp2_session_callbacks* callbacks,
+        int (*callback)(nghttp2_session*, const nghttp2_frame*, void*) noexcept nogil) noexcept
     void nghttp2_session_callbacks_set_on_begin_frame_callback(
         nghttp2_session_callbacks* callbacks,
         int (*callback)(nghttp2_session*, const nghttp2_frame_hd*, void*) noexcept nogil) noexcept
