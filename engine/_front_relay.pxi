@@ -274,7 +274,6 @@ cdef ssize_t relay_read_response(nghttp2_session* session, int32_t stream_id, ui
     cdef size_t size = queue_take(&r.response, into, room)
     if size:
         count(r.upstream.front, RELAY_BYTES_OUT, size)
-        guard_data_sent(r.stream.connection)
         if r.id != 0:
             nghttp2_session_consume_stream(r.upstream.session, r.id, size)
     if r.response_ended and queue_size(&r.response) == 0:
