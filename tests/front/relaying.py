@@ -125,7 +125,7 @@ class Control(grpc.GenericRpcHandler):
         await self.go.wait()
         yield request
 
-    async def fail(self, request: bytes, context: Context) -> bytes:
+    async def fail(self, request: bytes, context: Context) -> None:
         status = failure()
         context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, status.message)

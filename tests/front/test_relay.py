@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -53,14 +52,12 @@ async def control(path: Path) -> AsyncIterator[Control]:
 
 @pytest_asyncio.fixture
 async def channel(front: BareFront) -> AsyncIterator[Channel]:
-    async with grpc.aio.insecure_channel(front.address, options=OPTIONS) as channel:
-        yield channel
+    async with connect(front) as made:
+        yield made
 
 
-@contextlib.asynccontextmanager
-async def raw(front: BareFront, **options: bool) -> AsyncIterator[Connection]:
-    with Connection(front.address, **options) as connection:
-        yield connection
+def connect(front: BareFront) -> Channel:
+    return grpc.aio.insecure_channel(front.address, options=OPTIONS)
 
 
 async def within(work: AsyncIterator[bytes]) -> list[bytes]:
@@ -185,7 +182,7 @@ async def test_cancelled_call_is_cancelled_in_the_handler(control: Control, chan
 
 
 async def test_closed_connection_cancels_its_calls(control: Control, front: BareFront) -> None:
-    async with raw(front) as connection:
+    with Connection(front.address) as connection:
         stream = connection.open(path_of("Hang"))
         connection.data(stream, prefixed(b""), end=True)
         await asyncio.wait_for(control.begun.wait(), PATIENCE_S)
@@ -193,7 +190,7 @@ async def test_closed_connection_cancels_its_calls(control: Control, front: Bare
 
 
 async def test_answer_before_the_end_of_the_request_ends_the_stream(control: Control, front: BareFront) -> None:
-    async with raw(front) as connection:
+    with Connection(front.address) as connection:
         stream = connection.open("/no.such.Service/At")
         answer = await asyncio.to_thread(connection.answer, stream)
         assert answer.headers["grpc-status"] == "12"
@@ -207,7 +204,7 @@ async def test_answer_before_the_end_of_the_request_ends_the_stream(control: Con
 
 async def test_slow_client_stalls_its_own_stream_alone(control: Control, front: BareFront, channel: Channel) -> None:
     total = 32 * MIB
-    async with raw(front, give_window=False) as connection:
+    with Connection(front.address, give_window=False) as connection:
         stream = connection.open(path_of("Spread"))
         connection.data(stream, prefixed(b"512 65531"), end=True)
         await asyncio.to_thread(connection.read_until, lambda: len(connection.stream(stream).data) == 65_535)
@@ -236,7 +233,7 @@ async def test_slow_handler_stalls_its_own_stream_alone(control: Control, front:
 
     slow = asyncio.ensure_future(channel.stream_unary(path_of("Collect"))(requests(), metadata=(("how", "wait"),)))
     await asyncio.wait_for(control.begun.wait(), PATIENCE_S)
-    async with grpc.aio.insecure_channel(front.address, options=OPTIONS) as other:
+    async with connect(front) as other:
         assert len(await other.unary_unary(path_of("Unary"))(bytes(total))) == total
         assert written < 8 * MIB
     control.go.set()
@@ -269,7 +266,7 @@ async def test_native_calls_go_on_while_the_relay_is_busy(control: Control, fron
 
 async def test_tiny_budget_still_moves_everything(path: Path, control: Control) -> None:
     with BareFront(path, relay_bytes_per_turn=1000, relay_buffer_bytes=1000) as front:
-        async with grpc.aio.insecure_channel(front.address, options=OPTIONS) as channel:
+        async with connect(front) as channel:
             assert await channel.unary_unary(path_of("Unary"))(bytes(MIB)) == bytes(MIB)
 
 
@@ -279,7 +276,7 @@ async def test_tiny_budget_still_moves_everything(path: Path, control: Control) 
 async def test_killed_control_server_ends_its_calls_and_comes_back(path: Path, front: BareFront) -> None:
     control = ControlProcess(path)
     await control.start()
-    async with grpc.aio.insecure_channel(front.address, options=OPTIONS) as channel:
+    async with connect(front) as channel:
         unanswered = asyncio.ensure_future(channel.unary_unary(path_of("Hang"))(b""))
         conversation = channel.stream_stream(path_of("Echo"))()
         await conversation.write(b"1")
