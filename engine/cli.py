@@ -6,17 +6,20 @@ Exit codes: 0 all is well; 1 an audit or a load found something wrong; 2 a bad a
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from engine.exits import Exit
+
 if TYPE_CHECKING:
     from engine.backup import Held
+    from engine.listen import Address, UnixAddress
 
 app = typer.Typer(
     name="everopen",
@@ -28,17 +31,6 @@ app = typer.Typer(
 )
 journal = typer.Typer(help="Look into a log.", no_args_is_help=True)
 app.add_typer(journal, name="journal")
-
-
-class Exit(IntEnum):
-    """What the exit code says."""
-
-    WRONG = 1
-    ARGUMENT = 2
-    IN_USE = 3
-    DAMAGED = 4
-    UNUSABLE = 5
-
 
 DataDir = Annotated[Path, typer.Option("--data-dir", help="The data directory.", file_okay=False)]
 
@@ -60,53 +52,90 @@ def _in_words() -> Iterator[None]:
 
     try:
         yield
-    except errors.JournalLocked as error:
-        _fail(Exit.IN_USE, str(error))
-    except (errors.JournalDamaged, errors.SnapshotDamaged, errors.ReplayMismatch, errors.JournalFormatError) as error:
-        _fail(Exit.DAMAGED, str(error))
     except (errors.EveropenError, OSError) as error:
-        _fail(Exit.UNUSABLE, str(error))
+        _fail(Exit.of(error), str(error))
 
 
 @app.command()
 def serve(
     data_dir: DataDir,
-    listen: Annotated[str, typer.Option(help="HOST:PORT or [IPV6]:PORT; port 0 picks a free one.")] = "127.0.0.1:7400",
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 picks a free one. Repeatable. Default: 127.0.0.1:7400."
+        ),
+    ] = None,
     insecure_listen: Annotated[
         bool, typer.Option("--insecure-listen", help="Allow an address that other machines reach, in plaintext.")
     ] = False,
-    expect_orders: Annotated[int, typer.Option(help="Take memory for so many open orders at the start.", min=0)] = 0,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that serve. Default: one for each core but one, at least one.", min=1)
+    ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(help="Shards of a new data directory, which cannot be changed later. Default: 1.", min=1),
+    ] = None,
+    max_connection_age: Annotated[
+        int | None,
+        typer.Option(metavar="S", help="Ask clients to connect anew after so many seconds. Default: never.", min=1),
+    ] = None,
+    expect_orders: Annotated[
+        int, typer.Option(help="Take memory for so many open orders of each shard at the start.", min=0)
+    ] = 0,
     segment_bytes: Annotated[
         int | None,
         typer.Option(help="Size of a log segment, in bytes; below 16 MiB for tests only.", hidden=True),
     ] = None,
+    front_setting: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="See engine/front_settings.py.", hidden=True)
+    ] = None,
 ) -> None:
     """Serve orders until SIGTERM or SIGINT; a second signal ends at once."""
+    addresses = _addresses(listen or ["127.0.0.1:7400"], insecure_listen)
+    from engine.logs import configure
+
+    configure(process="supervisor")
+    from engine import front_settings
+    from engine.limits import LIMITS
+    from engine.supervisor import Settings
+    from engine.supervisor import serve as serve_until_signal
+
+    count = workers or max(1, len(os.sched_getaffinity(0)) - 1)
+    if count > LIMITS["WORKERS_MAX"]:
+        if workers:
+            raise typer.BadParameter(f"at most {LIMITS['WORKERS_MAX']} are possible", param_hint="--workers")
+        count = LIMITS["WORKERS_MAX"]
+    if shards is not None and shards > LIMITS["SHARDS_MAX"]:
+        raise typer.BadParameter(f"at most {LIMITS['SHARDS_MAX']} are possible", param_hint="--shards")
+    try:
+        front = front_settings.parse_overrides(front_setting or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--front-setting") from None
+    if max_connection_age:
+        front["connection_age_ms"] = 1_000 * max_connection_age
+    with _in_words():
+        settings = Settings(data_dir, addresses, count, shards, front, segment_bytes, expect_orders)
+        code = serve_until_signal(settings)
+    raise typer.Exit(code)
+
+
+def _addresses(texts: list[str], insecure: bool) -> tuple[Address | UnixAddress, ...]:
+    from engine.limits import LISTEN_ADDRESSES_MAX
     from engine.listen import parse_address
 
     try:
-        address = parse_address(listen)
+        addresses = tuple(parse_address(text) for text in texts)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--listen") from None
-    if not address.is_loopback and not insecure_listen:
-        raise typer.BadParameter(
-            f"{address.host} is reachable from other machines, in plaintext: say --insecure-listen if that is meant",
-            param_hint="--listen",
-        )
-    from engine import errors
-    from engine.logs import configure
-
-    configure()
-    with _in_words():
-        from engine.server import Settings
-        from engine.server import serve as serve_until_signal
-
-        try:
-            code = serve_until_signal(Settings(data_dir, address, segment_bytes, expect_orders))
-        except (errors.JournalDamaged, errors.SnapshotDamaged, errors.ReplayMismatch) as error:
-            verify = f"everopen journal verify --data-dir {data_dir}"
-            _fail(Exit.DAMAGED, f"DATA_LOSS: the log cannot be served: {error}\neveropen: look closer with: {verify}")
-    raise typer.Exit(code)
+    if len(addresses) > LISTEN_ADDRESSES_MAX:
+        raise typer.BadParameter(f"at most {LISTEN_ADDRESSES_MAX} are possible", param_hint="--listen")
+    for address in addresses:
+        if not address.is_loopback and not insecure:
+            raise typer.BadParameter(
+                f"{address} is reachable from other machines, in plaintext: say --insecure-listen if that is meant",
+                param_hint="--listen",
+            )
+    return addresses
 
 
 @app.command()

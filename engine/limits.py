@@ -25,6 +25,20 @@ STREAMS_PER_CONNECTION_MAX: Final = 4_096
 PUSHBACK_MS: Final = 100
 # How long calls in flight may take to end after SIGTERM.
 DRAIN_S_MAX: Final = 30
+# And then to sync and seal the logs. A worker that has not ended after both is killed.
+CLOSE_S_MAX: Final = 20
+# A child that died is started again after this long; each time twice as long, unless it lived for a while.
+RESTART_S_MIN: Final = 0.05
+RESTART_S_MAX: Final = 5.0
+RESTART_RESET_S: Final = 10.0
+# Processes of an engine that was killed get this long to end before the next one gives up.
+PREDECESSOR_S_MAX: Final = 10.0
+# Connects that wait for a worker to accept them; the kernel may allow less.
+LISTEN_BACKLOG: Final = 4_096
+LISTEN_ADDRESSES_MAX: Final = 16
+# One message between the supervisor and a child, and the descriptors that may ride along (the kernel's SCM_MAX_FD).
+CHANNEL_MESSAGE_BYTES_MAX: Final = 160 * 1024
+CHANNEL_FDS_MAX: Final = 253
 # The core is asked at least this often whether a tick is due.
 TICK_MS_MAX: Final = 1_000
 
@@ -60,3 +74,5 @@ _demand(LIMITS["MESSAGE_BYTES_MAX"] * BATCHES_PER_STREAM_MAX <= BYTES_IN_FLIGHT_
 _demand(BATCHES_PER_STREAM_MAX >= 2, "a batch is executed while the one before waits for its sync")
 _demand(STREAMS_MAX <= CALLS_IN_FLIGHT_MAX, "every stream can have a batch in flight")
 _demand(CALLS_IN_FLIGHT_MAX * 1_024 <= BYTES_IN_FLIGHT_MAX, "ordinary calls meet the bound of calls first")
+_demand(2 * LISTEN_ADDRESSES_MAX + 2 <= CHANNEL_FDS_MAX, "what a worker begins with fits a message")
+_demand(RESTART_S_MIN < RESTART_S_MAX < RESTART_RESET_S, "a child that dies at once each time waits ever longer")

@@ -1,10 +1,29 @@
-"""What --listen may say."""
+"""What --listen may say, and the sockets that listen there."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import ipaddress
+import os
 import re
-from typing import NamedTuple
+import socket
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from engine.errors import EveropenError
+from engine.limits import LISTEN_BACKLOG
+
+UNIX: Final = "unix:"
+# What fits sockaddr_un.sun_path beside its final zero byte.
+UNIX_PATH_BYTES_MAX: Final = 107
+
+
+class ListenError(EveropenError):
+    """The address cannot be listened on."""
 
 
 class Address(NamedTuple):
@@ -24,11 +43,24 @@ class Address(NamedTuple):
             return False
 
 
-def parse_address(text: str) -> Address:
-    """HOST:PORT or [IPV6]:PORT; port 0 asks for a free one. Raises ValueError with a sentence."""
+class UnixAddress(NamedTuple):
+    path: str
+
+    def __str__(self) -> str:
+        return f"{UNIX}{self.path}"
+
+    @property
+    def is_loopback(self) -> bool:
+        return True
+
+
+def parse_address(text: str) -> Address | UnixAddress:
+    """HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 asks for a free one. Raises ValueError with a sentence."""
+    if text.startswith(UNIX):
+        return _parse_unix(text.removeprefix(UNIX))
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]\s]+)):([0-9]{1,5})", text)
     if match is None:
-        raise ValueError(f"{text!r} is not HOST:PORT or [IPV6]:PORT")
+        raise ValueError(f"{text!r} is not HOST:PORT, [IPV6]:PORT or unix:PATH")
     if match[1] is not None:
         try:
             ipaddress.IPv6Address(match[1])
@@ -38,3 +70,126 @@ def parse_address(text: str) -> Address:
     if port > 65_535:
         raise ValueError(f"port {port} is more than 65535")
     return Address(match[1] or match[2], port)
+
+
+def _parse_unix(path: str) -> UnixAddress:
+    if not path or "\0" in path:
+        raise ValueError(f"{path!r} is not the path of a socket")
+    if len(os.fsencode(path)) > UNIX_PATH_BYTES_MAX:
+        raise ValueError(f"{path!r} is not usable: a socket's path has at most {UNIX_PATH_BYTES_MAX} bytes")
+    return UnixAddress(path)
+
+
+@dataclass
+class Listeners:
+    """Every socket that an engine listens on: the shared ones, and for each worker one beside each of them."""
+
+    shared: list[socket.socket] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
+    # By worker, in the order of the shared ones.
+    direct: list[list[socket.socket]] = field(default_factory=list)
+    direct_addresses: list[list[str]] = field(default_factory=list)
+    # Path and inode of each socket file that was made here.
+    _files: list[tuple[str, int]] = field(default_factory=list)
+
+    def open(self, addresses: Sequence[Address | UnixAddress], workers: int) -> None:
+        """Raises ListenError; what was opened until then is to be closed."""
+        for address in addresses:
+            listener, bound = self._listen(address)
+            self.shared.append(listener)
+            self.addresses.append(bound)
+        for worker in range(workers):
+            self.direct.append([])
+            self.direct_addresses.append([])
+            for address in addresses:
+                listener, bound = self._listen(_direct(address, worker))
+                self.direct[worker].append(listener)
+                self.direct_addresses[worker].append(bound)
+
+    def close(self) -> None:
+        """No connect is accepted any more once the workers have closed theirs too."""
+        for path, inode in self._files:
+            # Somebody may have put his own there; that one stays.
+            with contextlib.suppress(OSError):
+                if os.lstat(path).st_ino == inode:
+                    os.unlink(path)
+        self._files.clear()
+        for listener in (*self.shared, *(listener for listeners in self.direct for listener in listeners)):
+            listener.close()
+
+    def _listen(self, address: Address | UnixAddress) -> tuple[socket.socket, str]:
+        if isinstance(address, UnixAddress):
+            listener = _listen_unix(address)
+            self._files.append((address.path, os.lstat(address.path).st_ino))
+            return listener, str(address)
+        listener = _listen_tcp(address)
+        return listener, str(Address(address.host, listener.getsockname()[1]))
+
+
+def _direct(address: Address | UnixAddress, worker: int) -> Address | UnixAddress:
+    if isinstance(address, UnixAddress):
+        return UnixAddress(f"{address.path}.worker-{worker}")
+    return Address(address.host, 0)
+
+
+def _listen_tcp(address: Address) -> socket.socket:
+    """On the first of the host's addresses that this machine has."""
+    try:
+        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {address}: {error.strerror}") from None
+    failure: OSError | None = None
+    for family, kind, protocol, _, sockaddr in found:
+        try:
+            listener = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+        except OSError as error:
+            failure = error
+            continue
+        try:
+            # Connections of a former engine that linger must not keep the address.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(sockaddr)
+            listener.listen(LISTEN_BACKLOG)
+        except OSError as error:
+            listener.close()
+            failure = error
+            continue
+        return listener
+    raise ListenError(f"cannot listen on {address}: {failure.strerror if failure else 'no such host'}")
+
+
+def _listen_unix(address: UnixAddress) -> socket.socket:
+    """The file is for its owner alone. One that a dead engine left is replaced."""
+    if len(os.fsencode(address.path)) > UNIX_PATH_BYTES_MAX:
+        raise ListenError(f"cannot listen on {address}: a socket's path has at most {UNIX_PATH_BYTES_MAX} bytes")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    # The mode is that of the moment of bind: a chmod afterwards would leave a gap.
+    umask = os.umask(0o177)
+    try:
+        _remove_stale(address)
+        listener.bind(address.path)
+        listener.listen(LISTEN_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ListenError(f"cannot listen on {address}: {error.strerror}") from None
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(umask)
+    return listener
+
+
+def _remove_stale(address: UnixAddress) -> None:
+    path = Path(address.path)
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ListenError(f"cannot listen on {address}: the file is there and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as caller:
+        # Nobody listens: refused. Anything else, a full backlog too, is somebody who does.
+        if caller.connect_ex(address.path) != errno.ECONNREFUSED:
+            raise ListenError(f"cannot listen on {address}: {os.strerror(errno.EADDRINUSE)}")
+    path.unlink()

@@ -7,10 +7,17 @@ import sys
 import structlog
 
 
-def configure() -> None:
+def configure(**names: str | int) -> None:
+    """names: stand in every line, as which process it is that speaks."""
+
+    def add_names(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        event.update(names)
+        return event
+
     renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
+            add_names,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

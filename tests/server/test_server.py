@@ -163,7 +163,7 @@ def test_directory_of_somebody_else_is_refused(data_dir: Path) -> None:
     assert [path.name for path in data_dir.iterdir()] == ["letters"]
 
 
-@pytest.mark.parametrize("identity", [{"format_version": 1, "shards": 2}, {"format_version": 2, "shards": 1}, []])
+@pytest.mark.parametrize("identity", [{"format_version": 1, "shards": 0}, {"format_version": 2, "shards": 1}, []])
 def test_identity_that_does_not_fit_is_refused(data_dir: Path, identity: object) -> None:
     data_dir.mkdir()
     (data_dir / "identity.json").write_bytes(orjson.dumps(identity))

@@ -1,0 +1,82 @@
+"""Messages between the supervisor and a child: one JSON line in one packet, with the descriptors that belong to it.
+
+The socket keeps packets apart, so a message and its descriptors arrive together or not at all, and several threads may
+send. docs/front.md lists the messages.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import orjson
+
+from engine.errors import EveropenError
+from engine.limits import CHANNEL_FDS_MAX, CHANNEL_MESSAGE_BYTES_MAX
+
+
+class ChannelError(EveropenError):
+    """The other side is gone, or does not read."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """The receiver owns the descriptors."""
+
+    kind: str
+    fields: dict[str, Any]
+    fds: list[int]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.fields[name]
+
+
+class Channel:
+    """One end. Sending never blocks: the few messages there are fit the socket's buffer, or the other side is stuck."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+
+    @classmethod
+    def pair(cls) -> tuple[Self, socket.socket]:
+        """The supervisor's end, and the child's, which is inherited and then closed here."""
+        own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        own.setblocking(False)
+        return cls(own), other
+
+    @classmethod
+    def inherited(cls, fd: int) -> Self:
+        os.set_inheritable(fd, False)
+        end = socket.socket(fileno=fd)
+        end.setblocking(False)
+        return cls(end)
+
+    def send(self, kind: str, fds: Sequence[int] = (), /, **fields: Any) -> None:
+        """The descriptors are copied; they stay the caller's. Raises ChannelError."""
+        line = orjson.dumps({"kind": kind, **fields}, option=orjson.OPT_APPEND_NEWLINE)
+        try:
+            socket.send_fds(self._socket, [line], list(fds), socket.MSG_NOSIGNAL)
+        except OSError as error:
+            raise ChannelError(f"{kind} could not be sent: {error.strerror}") from None
+
+    def receive(self) -> Message | None:
+        """None once the other side has ended. Raises BlockingIOError if there is nothing yet."""
+        try:
+            line, fds, _, _ = socket.recv_fds(
+                self._socket, CHANNEL_MESSAGE_BYTES_MAX, CHANNEL_FDS_MAX, socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:
+            return None
+        if not line:
+            return None
+        fields = orjson.loads(line)
+        return Message(fields.pop("kind"), fields, fds)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
