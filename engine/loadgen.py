@@ -44,6 +44,7 @@ ORDERS_READ = 1_000
 # SKUs are drawn from a sequence of this length where they are not taken in turn.
 DRAWS = 1 << 16
 CONNECT_S_MAX = 10.0
+UNIX_CONNECT_S_MAX = 1.0
 # How long answers may take once no request is due any more.
 DRAIN_S = 10.0
 # Between two looks at signals and at connections.
@@ -247,14 +248,18 @@ def open_socket(target: str) -> socket.socket:
     if target.startswith("unix:"):
         opened = socket.socket(socket.AF_UNIX)
         address: Any = target.removeprefix("unix:").removeprefix("//")
+        # It has no handshake, but where too many wait to be accepted it would give up at once.
+        opened.settimeout(UNIX_CONNECT_S_MAX)
+        error = opened.connect_ex(address)
+        opened.setblocking(False)
     else:
         host, _, port = target.rpartition(":")
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
         opened = socket.socket(found[0][0])
         address = found[0][4]
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    opened.setblocking(False)
-    error = opened.connect_ex(address)
+        opened.setblocking(False)
+        error = opened.connect_ex(address)
     if error not in (0, errno.EINPROGRESS, errno.ECONNREFUSED, errno.ENOENT, errno.EAGAIN):
         opened.close()
         raise LoadError(f"{target}: {os.strerror(error)}")
@@ -418,7 +423,12 @@ def bench(options: Options, as_json: bool) -> bool:
             line = f"\r{elapsed_s:5.1f} s, {acknowledged:,} acknowledged, {acknowledged / counted_s:,.0f} a second "
             print(line, end="", file=sys.stderr, flush=True)
 
-    result = run(options, show)
+    try:
+        result = run(options, show)
+    finally:
+        if errors.is_terminal:
+            # Wipes the line of the progress.
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     if as_json:
         print(orjson.dumps(result.as_dict(), option=orjson.OPT_NON_STR_KEYS).decode())
     else:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -95,6 +96,7 @@ class Peer:
         on_request: Handler,
         on_data: Handler | None = None,
         settings: dict[int, int] | None = None,
+        path: Path | None = None,
     ) -> None:
         self.on_request = on_request
         self.on_data = on_data
@@ -107,8 +109,12 @@ class Peer:
         self.connections: list[Connection] = []
         self.open_max = 0
         self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        if path is None:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        else:
+            self._listener = socket.create_server(str(path), family=socket.AF_UNIX)
+            self.address = f"unix:{path}"
         self._accepting = threading.Thread(target=self._accept)
         self._accepting.start()
 
