@@ -83,7 +83,7 @@ cdef struct BoardSlot:
     uint64_t state                    # BoardState
     uint64_t heartbeat_ns             # CLOCK_MONOTONIC
     uint64_t connections
-    uint64_t busy_ppm                 # share of the last interval that was not spent waiting in epoll
+    uint64_t busy_ppm                 # share of the last intervals that was not spent waiting in epoll
     uint64_t commands_per_s
     uint64_t[COUNTERS_ROOM] counters  # by FrontCounter
 

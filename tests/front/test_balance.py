@@ -72,7 +72,7 @@ class System:
     def publish(self) -> None:
         for worker in self.workers:
             noise = self.rng.randint(-self.noise_ppm, self.noise_ppm)
-            worker.busy_ppm = max(0, min(PPM, worker.work() + noise))
+            worker.busy_ppm = (worker.busy_ppm + max(0, min(PPM, worker.work() + noise))) // 2
 
     def measure(self) -> None:
         """All publish what they did; then each decides, and who is shed is accepted before the next publishes."""
