@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,6 @@ import pytest
 
 import everopen
 from engine import loadgen
-from engine.demo import placed_in_log
 from engine.loadgen import Options, Result
 from everopen.v1.order_service_pb2 import (
     PlaceOrderRequest,
@@ -24,8 +21,6 @@ from everopen.v1.order_service_pb2 import (
 )
 from tests import peer
 from tests.peer import Connection, Peer, Stream, frame
-from tests.serving import Server
-from tests.serving import everopen as everopen_command
 
 pytestmark = pytest.mark.native
 
@@ -372,47 +367,6 @@ def test_batches_are_counted_order_by_order() -> None:
     assert (result.counts["wrong"], result.counts["refused"], result.counts["malformed"]) == (count, count, count)
     assert result.counts["placed"] == 7 * count
     assert result.counts["statuses"] == {0: 8 * count, 8: count}
-
-
-def test_command_prints_json_and_exits_0_when_every_answer_is_right() -> None:
-    with Peer(place) as server:
-        done = everopen_bench("--target", server.address, "--method", "health", "--seconds", "0.1", "--json")
-    said = json.loads(done.stdout)
-    assert done.returncode == 0, done.stderr
-    assert said["counts"]["placed"] == said["counts"]["offered"] > 0
-    assert said["latency_us"]["p50"] <= said["latency_us"]["max"]
-
-
-def test_command_exits_1_when_an_answer_is_wrong() -> None:
-    with Peer(lambda connection, stream: connection.answer(stream, None, 12)) as server:
-        done = everopen_bench("--target", server.address, "--method", "health", "--seconds", "0.1")
-    assert done.returncode == 1
-    assert "UNIMPLEMENTED" in done.stdout
-    assert "answered wrongly" in done.stderr
-
-
-def test_command_says_what_it_cannot_reach() -> None:
-    done = everopen_bench("--target", "unknown", "--method", "health", "--seconds", "0.1")
-    assert done.returncode == 5
-    assert done.stderr.startswith("everopen: ")
-
-
-def everopen_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return everopen_command("bench", "--warmup-s", "0", *arguments)
-
-
-@pytest.mark.parametrize("method", ["place", "stream", "get-order"])
-def test_log_has_what_the_load_placed(tmp_path: Path, method: str) -> None:
-    with Server(tmp_path / "data") as server:
-        options = Options(
-            target=server.address, method=method, connections=2, streams=2, seconds=0.2, batch=50, shops=3
-        )
-        seeded = loadgen.seed(options)
-        result = loadgen.run(options)
-    assert result.holds
-    assert result.counts["placed"] == result.counts["offered"] > 0
-    placed = seeded if method == "get-order" else result.placed
-    assert placed_in_log(tmp_path / "data") == placed
 
 
 def test_percentiles_are_those_of_the_steps() -> None:
