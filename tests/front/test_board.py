@@ -8,6 +8,8 @@ import pytest
 from engine._core import COUNTER_NAMES, LIMITS, Board, board_create
 from tests.probes.board_probe import FrontCounter, Owner
 
+pytestmark = pytest.mark.native
+
 
 @pytest.fixture
 def board_fd() -> Iterator[int]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,17 @@ import pytest
 
 from engine._core import LIMITS, board_create, ring_create
 from tests.front.rings import CAPACITY, LARGE
-from tests.probes.ring_probe import CONSUMER_SLEEPS_AT, HEAD_AT, HEADER_BYTES, PRODUCER_WAITS_AT, TAIL_AT, End
+from tests.probes.ring_probe import (
+    CONSUMER_SLEEPS_AT,
+    HEAD_AT,
+    HEADER_BYTES,
+    PRODUCER_WAITS_AT,
+    TAIL_AT,
+    End,
+    ping_pong,
+)
 
+pytestmark = pytest.mark.native
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -215,6 +225,15 @@ def test_two_processes_lose_no_message_and_no_wake_up(capacity: int) -> None:
         assert (received, child.wait(30)) == (count, 0)
         assert sleeps > 0, "the consumer never slept, so the wake-ups were not tested"
         assert pair.consumer.next() is None
+
+
+def test_two_ends_that_wait_for_each_other_lose_no_wake_up() -> None:
+    count = 200_000
+    with closing(Pair()) as there, closing(Pair()) as back, ThreadPoolExecutor() as threads:
+        echo = threads.submit(ping_pong, back.producer, there.consumer, there.to_consumer, count, False)
+        came, sleeps = ping_pong(there.producer, back.consumer, back.to_consumer, count, True)
+        assert (came, echo.result()[0]) == (count, count)
+        assert sleeps > 0, "the end never slept, so the wake-ups were not tested"
 
 
 def start(pair: Pair, count: int) -> subprocess.Popen[bytes]:

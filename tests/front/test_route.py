@@ -19,6 +19,7 @@ from tests.probes import route_probe, wire_probe
 from tests.wire import generate
 from tests.wire.requests import CLASSES, KINDS
 
+pytestmark = pytest.mark.native
 ROUTED = sorted(set(KINDS) - {"Activate"})
 BATCHES: dict[str, Any] = {
     "PlaceOrder": PlaceOrdersRequest,

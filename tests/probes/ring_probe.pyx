@@ -21,7 +21,6 @@ cdef extern from "<unistd.h>" nogil:
 
 HEAD_AT, TAIL_AT, CONSUMER_SLEEPS_AT, PRODUCER_WAITS_AT = 128, 64, 192, 256
 HEADER_BYTES = RING_HEADER_BYTES
-WAIT_MS_MAX = 20000
 
 
 # 0: nothing came within a time in which something must have come.
@@ -165,3 +164,42 @@ cdef class End:
             number += 1
             more = ring_next(&self.ring, &data, &size)
         return number - first, more == 0
+
+
+def ping_pong(End outgoing, End incoming, int wake_in_fd, uint64_t count, bint first):
+    """Sends one message for each that came, so that a wake-up that is lost leaves both ends asleep. Before it sleeps,
+    an end looks a while, of another length each time, so that messages arrive while it makes up its mind. Returns how
+    many came, and how often this end slept."""
+    cdef const uint8_t* data = NULL
+    cdef size_t size = 0, progress
+    cdef uint64_t number = 0, sleeps = 0, mixed
+    cdef uint32_t spins
+    cdef int more
+    with nogil:
+        while number < count:
+            if first or number > 0:
+                progress = 0
+                if ring_push(&outgoing.ring, <const uint8_t*>&number, 8, NULL, 0, &progress) != 1:
+                    break
+                ring_publish(&outgoing.ring)
+            mixed = (number + 1) * 0x9E3779B97F4A7C15ULL
+            spins = <uint32_t>(mixed >> 40) % 4096
+            more = ring_next(&incoming.ring, &data, &size)
+            while more == 0:
+                if spins:
+                    spins -= 1
+                elif ring_sleep(&incoming.ring):
+                    sleeps += 1
+                    if not wait_for(wake_in_fd):
+                        break
+                    ring_awake(&incoming.ring)
+                more = ring_next(&incoming.ring, &data, &size)
+            if more != 1:
+                break
+            ring_release(&incoming.ring)
+            number += 1
+        if not first and number == count:
+            progress = 0
+            ring_push(&outgoing.ring, <const uint8_t*>&number, 8, NULL, 0, &progress)
+            ring_publish(&outgoing.ring)
+    return number, sleeps

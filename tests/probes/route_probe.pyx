@@ -69,7 +69,7 @@ def split(bytes batch not None, bytes shard_of_item not None, int shard, bytes b
     cdef Exact shards = Exact(shard_of_item)
     cdef Buffer out
     memset(&out, 0, sizeof(out))
-    memcpy(buffer_reserve(&out, len(before)), <const uint8_t*>before, len(before))
+    memcpy(buffer_reserve(&out, len(before) + 1), <const uint8_t*>before, len(before))
     out.size = len(before)
     split_batch(exact.data, exact.size, shards.data, shard, &out)
     return taken(&out)
@@ -87,7 +87,7 @@ def merge(bytes shard_of_item not None, list answers, bytes before=b""):
         exact = kept[i]
         spans[i] = span_of(exact.data, exact.size)
     memset(&out, 0, sizeof(out))
-    memcpy(buffer_reserve(&out, len(before)), <const uint8_t*>before, len(before))
+    memcpy(buffer_reserve(&out, len(before) + 1), <const uint8_t*>before, len(before))
     out.size = len(before)
     whole = merge_answers(shards.data, len(shard_of_item), spans, len(kept), &out)
     return bool(whole), taken(&out)
