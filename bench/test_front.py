@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -175,7 +176,7 @@ def sustainable(engine: Served) -> int:
         return low
     while high > low * 1.05:
         rate = int((low * high) ** 0.5)
-        result = engine.load(open_loop(rate))
+        result = engine.load(replace(open_loop(rate), deadline_ms=1_000))
         if result.percentile_ns(99) < SUSTAINED_P99_MS * 1e6 and result.rate > 0.98 * rate:
             low = rate
         else:

@@ -66,6 +66,9 @@ METHODS = {
     "echo": ("/everopen.bench.Echo/Echo", "anything"),
 }
 
+# An order that is PLACED and a server that is SERVING have the same number.
+EXPECTED = everopen.PLACED
+
 
 class LoadError(EveropenError):
     """The load could not be put on."""
@@ -76,7 +79,7 @@ class Options:
     """What to do. rate: requests a second, 0 for a closed loop. Requests are orders, unless the method is another.
 
     path: instead of the method's own. spin: never sleep, for a generator with a core of its own. zipf: SKUs by their
-    rank's share instead of in turn. deadline_ms: 0 for none. expected: the outcome that is counted as placed.
+    rank's share instead of in turn. deadline_ms: 0 for none.
     """
 
     target: str = "127.0.0.1:7400"
@@ -92,8 +95,6 @@ class Options:
     skus: int = 100
     shops: int = 1
     zipf: bool = False
-    quantity: int = 1
-    expected: int = 1
     deadline_ms: int = 0
     goodput_ms: int = 100
     path: str = ""
@@ -216,7 +217,7 @@ def make_generator(options: Options) -> Generator:
         deadline_ms=options.deadline_ms,
         goodput_ms=options.goodput_ms,
         expect=expect,
-        expected=options.expected if options.method in ("place", "stream") else 1,
+        expected=EXPECTED,
         headers_first=headers[0],
         headers_next=headers[1],
         headers_plain=headers[2],
@@ -283,7 +284,7 @@ def order_of(options: Options) -> PlaceOrderRequest:
         order_id=f"{options.run_id}-{0:012x}",
         shop_id=shop_id_of(0),
         buyer_id=f"b-{0:04x}",
-        lines=[PlaceOrderLine(sku_id=sku_id_of(0), quantity=options.quantity)],
+        lines=[PlaceOrderLine(sku_id=sku_id_of(0), quantity=1)],
     )
 
 

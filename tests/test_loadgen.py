@@ -92,6 +92,21 @@ def test_unix_socket_is_loaded_like_any_other(tmp_path: Path) -> None:
     assert server.headers[0][":authority"] == "localhost"
 
 
+def test_random_gaps_keep_the_rate() -> None:
+    with Peer(place) as server:
+        result = load(server, replace(OPEN, poisson=True))
+    # Five and ten standard deviations away from a hundred.
+    assert 50 < result.counts["offered"] < 200
+
+
+def test_zipf_sells_skus_by_their_rank() -> None:
+    places = loadgen.places_of(replace(OPEN, zipf=True, skus=4, shops=2))
+    sold = Counter(places[at + 4 : at + 10] for at in range(0, len(places), 10))
+    shares = [sold[b"%06d" % sku] * (1 + 1 / 2 + 1 / 3 + 1 / 4) / sold.total() for sku in range(4)]
+    assert shares == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4], rel=0.1)
+    assert {places[at : at + 4] for at in range(0, len(places), 10)} == {b"0000", b"0001"}
+
+
 def test_runs_have_different_order_ids() -> None:
     with Peer(place) as server:
         load(server, OPEN)

@@ -103,6 +103,8 @@ cdef void write_all(Load* l, uint64_t now) noexcept nogil:
         c = &l.connections[i]
         if c.phase != CONNECTION_CLOSED and c.is_dirty and not write_connection(l, c):
             close_connection(l, c, now + RECONNECT_NS)
+        if UNLIKELY(c.next_id > <uint32_t>STREAM_IDS_MAX) and c.phase == CONNECTION_READY:
+            leave(l, c, UINT32_MAX)
         if c.phase == CONNECTION_LEAVING and c.open_calls == 0:
             close_connection(l, c, now)
 

@@ -13,6 +13,7 @@ cdef enum:
     WINDOW_BYTES_MAX = 2147483647
     HEADER_BLOCK_BYTES_MAX = 65536
     TIMEOUT_BYTES = 9                          # eight digits and the unit
+    STREAM_IDS_MAX = 2147480000                # of a connection, which is then replaced
     RECONNECT_NS = 50000000
     SWEEP_NS = 5000000                         # between two looks for calls past their deadline
     STATUSES = 18                              # gRPC's codes 0 to 16, and one for what is none of them
