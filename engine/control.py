@@ -164,6 +164,7 @@ async def work(channel: Channel) -> None:
         match message.kind:
             case "cluster":
                 cluster.update(message.fields)
+                channel.send("seen")
             case "drain":
                 cluster.end_watches()
                 stopping = asyncio.create_task(server.stop(GRACE_S))

@@ -11,18 +11,6 @@ from engine._core import LIMITS
 
 __all__ = ["LIMITS"]
 
-# Calls that are being answered at one time in one process; a batch of a stream counts as a call.
-CALLS_IN_FLIGHT_MAX: Final = 8_192
-# Bytes of their requests. An answer is of the order of its request, so this bounds memory as a whole.
-BYTES_IN_FLIGHT_MAX: Final = 256 * 1024 * 1024
-# PlaceOrders streams that are open at one time in one process.
-STREAMS_MAX: Final = 4_096
-# Batches of one stream that are read and not yet answered. Two keep the disk busy; more only fill memory.
-BATCHES_PER_STREAM_MAX: Final = 4
-# HTTP/2 streams of one connection.
-STREAMS_PER_CONNECTION_MAX: Final = 4_096
-# What a caller is told to wait who was refused for load, unless the core names a time.
-PUSHBACK_MS: Final = 100
 # How long calls in flight may take to end after SIGTERM.
 DRAIN_S_MAX: Final = 30
 # And then to sync and seal the logs. A worker that has not ended after both is killed.
@@ -39,8 +27,6 @@ LISTEN_ADDRESSES_MAX: Final = 16
 # One message between the supervisor and a child, and the descriptors that may ride along (the kernel's SCM_MAX_FD).
 CHANNEL_MESSAGE_BYTES_MAX: Final = 160 * 1024
 CHANNEL_FDS_MAX: Final = 253
-# The core is asked at least this often whether a tick is due.
-TICK_MS_MAX: Final = 1_000
 
 LOG_ID_BYTES: Final = 16
 DATA_FORMAT_VERSION: Final = 1
@@ -70,9 +56,5 @@ _demand(LIMITS["SHARDS_MAX"] <= LIMITS["PARTITIONS"], "every shard can have a pa
 _demand(LIMITS["RING_BYTES"] & (LIMITS["RING_BYTES"] - 1) == 0, "positions in a ring are masked")
 _demand(LIMITS["RECORD_COMMAND_BYTES_MAX"] < LIMITS["RING_BYTES"] // 4 - 64, "a command fits one fragment of a ring")
 _demand(LIMITS["MESSAGE_BYTES_MAX"] < LIMITS["RING_MESSAGE_BYTES_MAX"], "a message fits a link, its head included")
-_demand(LIMITS["MESSAGE_BYTES_MAX"] * BATCHES_PER_STREAM_MAX <= BYTES_IN_FLIGHT_MAX, "one stream can use its batches")
-_demand(BATCHES_PER_STREAM_MAX >= 2, "a batch is executed while the one before waits for its sync")
-_demand(STREAMS_MAX <= CALLS_IN_FLIGHT_MAX, "every stream can have a batch in flight")
-_demand(CALLS_IN_FLIGHT_MAX * 1_024 <= BYTES_IN_FLIGHT_MAX, "ordinary calls meet the bound of calls first")
 _demand(2 * LISTEN_ADDRESSES_MAX + 2 <= CHANNEL_FDS_MAX, "what a worker begins with fits a message")
 _demand(RESTART_S_MIN < RESTART_S_MAX < RESTART_RESET_S, "a child that dies at once each time waits ever longer")

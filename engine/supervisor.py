@@ -112,6 +112,8 @@ class Supervisor:
         count, shards = settings.workers, len(directories)
         self._map = PartitionMap.of(listeners.direct_addresses, shards, time.time_ns() // 1_000_000)
         self._told_version = 0
+        # It is told one thing at a time, so that its channel never fills.
+        self._control_listens = False
         self._pairs = linked_pairs(count, shards)
         self._workers = [
             Child(
@@ -245,7 +247,9 @@ class Supervisor:
                 self._control.send("drain")
                 self._control.send("close")
         else:
+            # `listening`, `seen`: it has taken in what it was told last.
             self._listening.add(self._control)
+            self._control_listens = True
         self._go_on()
 
     # Children that ended.
@@ -255,12 +259,14 @@ class Supervisor:
         self._map.worker_is(number, WorkerState.DOWN)
         for shard in hosted_by(number, len(self._workers), len(self._directories)):
             self._map.shard_is(shard, ShardState.DOWN)
+            self._recovered.pop(shard, None)
         for pair in [pair for pair in self._links if number in pair]:
             del self._links[pair]
         self._replace(self._workers[number], code, partial(self._start_worker, number))
 
     def _control_ended(self, code: int) -> None:
         self._listening.discard(self._control)
+        self._control_listens = False
         self._replace(self._control, code, self._start_control)
 
     def _replace(self, child: Child, code: int, start: Callable[[], None]) -> None:
@@ -309,9 +315,11 @@ class Supervisor:
     def _drain(self) -> None:
         self._phase = Phase.DRAINING
         log.info("draining")
-        self._control.send("drain")
         for number in range(len(self._workers)):
             self._drain_worker(number)
+        # After the newest map, so that whoever watches it sees why it ends.
+        self._tell_control()
+        self._control.send("drain")
         asyncio.get_running_loop().call_later(DRAIN_S_MAX + CLOSE_S_MAX, self._too_late)
         self._go_on()
 
@@ -365,8 +373,9 @@ class Supervisor:
         return number in self._drained or not self._workers[number].alive
 
     def _tell_control(self) -> None:
-        if self._map.version != self._told_version and self._phase < Phase.ENDING:
+        if self._control_listens and self._map.version != self._told_version:
             self._told_version = self._map.version
+            self._control_listens = False
             self._control.send("cluster", **self._cluster())
 
     def _cluster(self) -> dict[str, Any]:

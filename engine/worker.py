@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +19,14 @@ from engine._core import Engine, NativeFront
 from engine.channel import Channel, Message
 from engine.child import adopted, messages, run_to_the_end
 from engine.exits import Exit, in_words
-from engine.limits import DRAIN_S_MAX
+from engine.limits import DRAIN_S_MAX, LIMITS
 from engine.logs import configure
 from engine.partition_map import hosted_by
 
 # Engines are asked this often whether the clock misbehaved.
 NOTES_S = 1.0
+# For what is no connection: logs, links, listeners, the relay.
+DESCRIPTORS_RESERVED = 1_024
 
 log = structlog.get_logger()
 
@@ -67,12 +71,13 @@ class Worker:
         self._tasks = tasks
         self._engines: dict[int, Engine] = {}
         self._alarms: dict[int, int] = {}
+        self._closing = False
         self._front = NativeFront(
             worker=start.worker,
             workers=start.workers,
             shards=start.shards,
             board_fd=start.board_fd,
-            settings=start.settings,
+            settings=within_descriptors(start.settings),
         )
         self._loop_thread = threading.Thread(target=self._run_front, name="everopen-front", daemon=True)
 
@@ -122,6 +127,8 @@ class Worker:
         except (errors.EveropenError, OSError) as error:
             self._fail(error)
             return
+        if self._closing:
+            return
         sequence = engine.sequence
         self._front.host(shard, engine)
         self._engines[shard] = engine
@@ -163,6 +170,7 @@ class Worker:
         self._channel.send("drained")
 
     async def _close(self) -> None:
+        self._closing = True
         self._front.stop()
         await asyncio.to_thread(self._loop_thread.join)
         self._front.close()
@@ -173,8 +181,20 @@ class Worker:
         os._exit(Exit.OK)
 
 
+def within_descriptors(settings: dict[str, int]) -> dict[str, int]:
+    """The settings, with no more connections than this process may have descriptors."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard == resource.RLIM_INFINITY:
+        return settings
+    most = max(1, hard - DESCRIPTORS_RESERVED)
+    return settings | {name: min(settings[name], most) for name in ("connections_max", "connections_per_peer_max")}
+
+
 async def work(channel: Channel) -> None:
     """Never returns: what takes the worker down ends the process."""
+    # Each shard opens in a thread of its own, and a drain may come while they do.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(LIMITS["SHARDS_MAX"] + 4))
     heard = messages(channel)
     async with asyncio.TaskGroup() as tasks:
         worker = Worker(channel, tasks, Start.of(await anext(heard)))

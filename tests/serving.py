@@ -21,8 +21,10 @@ from everopen.v1.order_service_pb2_grpc import OrderServiceStub
 
 ROOT = Path(__file__).resolve().parent.parent
 READY = re.compile(
-    r"everopen: serving on (\S+), shard 0, log ([0-9a-f]{32}), sequence (\d+), recovered in ([\d.]+) s\n"
+    r"everopen: serving on ([^,\s]+),(?: \S+,)* "
+    r"(?:shard 0, log ([0-9a-f]{32}), sequence (\d+), recovered in [\d.]+ s|\d+ shards, \d+ workers)\n"
 )
+SHARD = re.compile(r"everopen: shard \d+, log ([0-9a-f]{32}), sequence (\d+), recovered in [\d.]+ s\n")
 # Small segments, so that a test meets several of them.
 SEGMENT_BYTES = 1024 * 1024
 
@@ -47,12 +49,20 @@ class Server:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
+        # (log_id, sequence) by shard
+        self.shards: list[tuple[bytes, int]] = []
+        while shard := SHARD.fullmatch(line):
+            self.shards.append((bytes.fromhex(shard[1]), int(shard[2])))
+            line = self.process.stdout.readline()
         ready = READY.fullmatch(line)
         if ready is None:
             self.process.kill()
             self.process.wait()
             raise AssertionError(f"not ready: {line!r}\n{self.stderr}")
-        self.address, self.log_id, self.sequence = ready[1], bytes.fromhex(ready[2]), int(ready[3])
+        self.address = ready[1]
+        if ready[2]:
+            self.shards.append((bytes.fromhex(ready[2]), int(ready[3])))
+        self.log_id, self.sequence = self.shards[0]
 
     @property
     def stderr(self) -> str:
@@ -62,6 +72,11 @@ class Server:
     def shard(self) -> Path:
         return self.data_dir / "shard-0000"
 
+    @property
+    def children(self) -> dict[str, int]:
+        """Pids by name: worker 0 and so on, control server."""
+        return children(self.process.pid)
+
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
         if self.process.poll() is None:
@@ -69,7 +84,7 @@ class Server:
         return self.wait()
 
     def kill(self) -> None:
-        """SIGKILL: what a crash of the process is."""
+        """SIGKILL to the supervisor, which takes its children along: a crash of all of it."""
         os.kill(self.process.pid, signal.SIGKILL)
         self.wait()
 
@@ -87,6 +102,20 @@ class Server:
     ) -> None:
         if self.process.poll() is None:
             self.kill()
+
+
+def children(pid: int) -> dict[str, int]:
+    """The children of a supervisor, by the name that it gave them on their command line."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            words = (stat.parent / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if parent == pid and b"--name" in words:
+            found[words[words.index(b"--name") + 1].decode()] = int(stat.parent.name)
+    return found
 
 
 class Client:

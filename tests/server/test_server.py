@@ -110,11 +110,12 @@ def test_second_signal_ends_at_once(data_dir: Path) -> None:
 def test_call_that_ran_out_of_time_in_a_stopped_server_is_not_executed(data_dir: Path) -> None:
     with Server(data_dir) as server, Client(server.address) as client:
         client.seed()
-        os.kill(server.process.pid, signal.SIGSTOP)
+        worker = server.children["worker 0"]
+        os.kill(worker, signal.SIGSTOP)
         with pytest.raises(grpc.RpcError) as late:
             client.orders.PlaceOrder(order("late"), timeout=0.05)
         assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        os.kill(server.process.pid, signal.SIGCONT)
+        os.kill(worker, signal.SIGCONT)
         assert not client.orders.PlaceOrder(order("late")).duplicate
 
 
