@@ -38,6 +38,8 @@ cdef void stream_end(Stream* s) noexcept nogil:
     cdef Connection* c = s.connection
     cdef Call* call
     s.closed = True
+    if c.recent == s:
+        c.recent = NULL
     if s.previous != NULL:
         s.previous.next = s.next
     else:

@@ -32,6 +32,13 @@ cdef enum:
     LINGER_NS = 1000000000
 
 
+# The stream of a frame, NULL if it is none of ours (any more).
+cdef inline Stream* stream_of(Connection* c, int32_t id) noexcept nogil:
+    if c.recent == NULL or c.recent.id != id:
+        c.recent = <Stream*>nghttp2_session_get_stream_user_data(c.session, id)
+    return c.recent
+
+
 cdef int on_begin_frame(nghttp2_session* session, const nghttp2_frame_hd* head, void* user) noexcept nogil:
     cdef Connection* c = <Connection*>user
     guard_frame(c, head)
@@ -43,7 +50,8 @@ cdef int on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame, 
     if frame.headers.cat == NGHTTP2_HCAT_REQUEST:
         count(c.front, STREAMS_OPENED, 1)
         c.headers.size = 0
-        nghttp2_session_set_stream_user_data(session, frame.hd.stream_id, stream_begin(c, frame.hd.stream_id))
+        c.recent = stream_begin(c, frame.hd.stream_id)
+        nghttp2_session_set_stream_user_data(session, frame.hd.stream_id, c.recent)
     return 0
 
 
@@ -51,7 +59,7 @@ cdef int on_header(
     nghttp2_session* session, const nghttp2_frame* frame, const uint8_t* name, size_t name_size,
     const uint8_t* value, size_t value_size, uint8_t flags, void* user
 ) noexcept nogil:
-    cdef Stream* s = <Stream*>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+    cdef Stream* s = stream_of(<Connection*>user, frame.hd.stream_id)
     # What follows the request's first headers are trailers, which gRPC requests do not have.
     if s == NULL or s.begun or s.kind == STREAM_REFUSED:
         return 0
@@ -71,7 +79,7 @@ cdef int on_frame_recv(nghttp2_session* session, const nghttp2_frame* frame, voi
     cdef int type = frame.hd.type
     cdef Stream* s
     if type == NGHTTP2_DATA or type == NGHTTP2_HEADERS:
-        s = <Stream*>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+        s = stream_of(c, frame.hd.stream_id)
         if s == NULL:
             return 0
         if type == NGHTTP2_HEADERS:
@@ -138,7 +146,7 @@ cdef int on_data_chunk(
     nghttp2_session* session, uint8_t flags, int32_t stream_id, const uint8_t* data, size_t size, void* user
 ) noexcept nogil:
     cdef Connection* c = <Connection*>user
-    cdef Stream* s = <Stream*>nghttp2_session_get_stream_user_data(session, stream_id)
+    cdef Stream* s = stream_of(c, stream_id)
     c.unconsumed += size
     if s == NULL:
         return 0

@@ -133,6 +133,7 @@ cdef struct Connection:
     nghttp2_session* session
     JobQueue ready
     Stream* streams
+    Stream* recent                       # the stream of the newest frame, mostly that of the next one too
     uint32_t stream_count                # open ones
     uint32_t native_streams              # of these, long-lived native ones
     uint32_t calls_in_flight
@@ -201,7 +202,7 @@ cdef struct FrontSettings:
     uint64_t header_list_bytes_max, control_frames_max, control_frames_per_s, resets_max, resets_per_s
     uint64_t continuations_max, ping_strikes_max, ping_interval_ms
     uint64_t handshake_ms, message_ms, keepalive_ms, keepalive_timeout_ms, connection_age_ms, age_grace_ms
-    uint64_t relay_bytes_per_turn, relay_buffer_bytes, relay_connect_ms, overloaded_turn_us
+    uint64_t relay_bytes_per_turn, relay_buffer_bytes, relay_bytes_max, relay_connect_ms, overloaded_turn_us
     uint64_t accept_lead_ppm, shed_lead_ppm, balance_ms
 
 cdef struct Front:
