@@ -10,6 +10,7 @@ import pytest
 
 import everopen
 from everopen import methods
+from everopen.routing import MAIN
 from everopen.v1.order_service_pb2 import PlaceOrderResponse, PlaceOrdersResponse
 from tests.client.fake import PATIENCE_S, Abort, Clock, End, FakeServer, make_status, shed, until
 
@@ -225,9 +226,9 @@ async def test_broken_stream_with_several_batches_sends_them_again_in_order(serv
         tasks = start(client, ["a"])
         first = await server.take()
         tasks += start(client, ["b"])
-        await until(lambda: len(client._orders._in_flight) == 2)
+        await until(lambda: len(client._orders._streams[MAIN]._in_flight) == 2)
         tasks += start(client, ["c"])
-        await until(lambda: len(client._orders._in_flight) == 3)
+        await until(lambda: len(client._orders._streams[MAIN]._in_flight) == 3)
         first.reply_with(Abort(grpc.StatusCode.UNAVAILABLE))
         again = await server.take()
         assert again.ids == ["a", "b", "c"]

@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message import Message
 
 from everopen import methods
-from everopen.channels import CHANNEL_OPTIONS, wall_clock_ms
+from everopen.channels import CHANNEL_OPTIONS, CLUSTER, stubs_of, wall_clock_ms
 from everopen.errors import EveropenError, error_of_code, error_of_rpc
 from everopen.fields import (
     AdjustStockFields,
@@ -32,7 +32,7 @@ from everopen.fields import (
     TransferStockFields,
 )
 from everopen.methods import BatchMethod, Method
-from everopen.order_stream import ORDERS_WAITING_MAX, OrderStream
+from everopen.order_streams import ORDERS_WAITING_MAX, OrderStreams
 from everopen.retry import Attempts, RetryPolicy
 from everopen.v1.inventory_service_pb2 import (
     AdjustStockRequest,
@@ -48,7 +48,6 @@ from everopen.v1.inventory_service_pb2 import (
     TransferStockRequest,
     TransferStockResponse,
 )
-from everopen.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from everopen.v1.order_service_pb2 import (
     CancelOrderRequest,
     CancelOrderResponse,
@@ -67,7 +66,7 @@ from everopen.v1.order_service_pb2 import (
     ShipOrderRequest,
     ShipOrderResponse,
 )
-from everopen.v1.order_service_pb2_grpc import OrderServiceStub
+from everopen.watching import AsyncRoutes
 
 Req = TypeVar("Req", bound=Message)
 Resp = TypeVar("Resp", bound=Message)
@@ -76,10 +75,11 @@ Resp = TypeVar("Resp", bound=Message)
 class AsyncClient:
     """A connection to an order engine for one event loop; make it where that loop runs.
 
-    As Client, with `await`. place_order calls that run at the same time share batches of one PlaceOrders stream, see
-    order_stream.py; `batch_orders=False` sends each as a call of its own. `batches_in_flight` above 1 trades the
-    fairness of small batches for throughput, which bulk senders want. At most `orders_waiting_max` orders wait for
-    answers; beyond that place_order waits for room. `on_batch` is told the size of each answered batch and its seconds.
+    As Client, with `await`. place_order calls that run at the same time share batches of one PlaceOrders stream for
+    each worker, see order_stream.py; `batch_orders=False` sends each as a call of its own. `batches_in_flight` above 1
+    trades the fairness of small batches for throughput, which bulk senders want. At most `orders_waiting_max` orders
+    wait for answers; beyond that place_order waits for room. `on_batch` is told the size of each answered batch and its
+    seconds.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class AsyncClient:
         *,
         credentials: grpc.ChannelCredentials | None = None,
         policy: RetryPolicy | None = None,
+        route: bool = True,
         batch_orders: bool = True,
         batches_in_flight: int = 1,
         orders_waiting_max: int = ORDERS_WAITING_MAX,
@@ -101,18 +102,17 @@ class AsyncClient:
             self._channel = grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
         else:
             self._channel = grpc.aio.secure_channel(target, credentials, CHANNEL_OPTIONS)
-        self._stubs: dict[str, Any] = {
-            methods.ORDERS: OrderServiceStub(self._channel),  # type: ignore[no-untyped-call]
-            methods.INVENTORY: InventoryServiceStub(self._channel),  # type: ignore[no-untyped-call]
-        }
+        self._stubs = stubs_of(self._channel)
+        self._routes = AsyncRoutes(target, now_s, self._stubs[CLUSTER], enabled=route and credentials is None)
         self._policy = policy or RetryPolicy()
         self._random = random or Random()  # noqa: S311 - spaces retries; nothing here is a secret
         self._now_s = now_s
         self._wall_ms = wall_ms
         self._sleep = sleep
         self._batch_orders = batch_orders
-        self._orders = OrderStream(
-            self._stubs[methods.ORDERS].PlaceOrders,
+        self._orders = OrderStreams(
+            self._routes,
+            self._stubs,
             policy=self._policy,
             random=self._random,
             now_s=now_s,
@@ -133,6 +133,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Orders that still wait for an answer fail with Unavailable."""
         await self._orders.close()
+        await self._routes.close()
         await self._channel.close()
 
     async def wait_for_server(self, timeout_s: float) -> None:
@@ -380,16 +381,25 @@ class AsyncClient:
         return results
 
     async def _send(self, service: str, name: str, request: Message, timeout_s: float | None) -> Any:
-        send = getattr(self._stubs[service], name)
+        self._routes.begin()
         attempts = Attempts(self._policy, self._now_s, self._random, timeout_s)
+        repeatable = methods.is_repeatable(request)
         while True:
+            # What could not be repeated at the main address goes there in the first place.
+            direct = self._routes.take(self._routes.home_of(request)) if repeatable else None
+            stubs = direct.stubs if direct is not None else self._stubs
             try:
-                return await send(request, timeout=attempts.remaining_s())
+                return await getattr(stubs[service], name)(request, timeout=attempts.remaining_s())
             except grpc.RpcError as rpc_error:
                 error = error_of_rpc(rpc_error)
-                wait_s = attempts.wait_s(error, methods.is_repeatable(request))
+                if direct is not None and self._routes.failed(direct, error):
+                    continue
+                wait_s = attempts.wait_s(error, repeatable)
                 if wait_s is None:
                     raise error from rpc_error
+            finally:
+                if direct is not None:
+                    self._routes.release(direct)
             await self._sleep(wait_s)
 
 

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any
+
+from everopen import methods
+from everopen.v1.cluster_service_pb2_grpc import ClusterServiceStub
+from everopen.v1.inventory_service_pb2_grpc import InventoryServiceStub
+from everopen.v1.order_service_pb2_grpc import OrderServiceStub
+
+CLUSTER = "ClusterService"
 
 # A dead peer is found by pings in 10 + 5 s. Note that grpc.keepalive_timeout_ms does nothing in grpcio.
 # Retries are ours alone (retry.py), so gRPC's are off, and no service config from a resolver can turn them on or set a
@@ -17,6 +25,15 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
+
+
+def stubs_of(channel: Any) -> dict[str, Any]:
+    """By service."""
+    return {
+        methods.ORDERS: OrderServiceStub(channel),  # type: ignore[no-untyped-call]
+        methods.INVENTORY: InventoryServiceStub(channel),  # type: ignore[no-untyped-call]
+        CLUSTER: ClusterServiceStub(channel),  # type: ignore[no-untyped-call]
+    }
 
 
 def wall_clock_ms() -> int:

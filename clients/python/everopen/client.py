@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from types import TracebackType
@@ -12,7 +13,7 @@ import grpc
 from google.protobuf.message import Message
 
 from everopen import methods
-from everopen.channels import CHANNEL_OPTIONS, wall_clock_ms
+from everopen.channels import CHANNEL_OPTIONS, CLUSTER, stubs_of, wall_clock_ms
 from everopen.errors import EveropenError, error_of_code, error_of_rpc
 from everopen.fields import (
     AdjustStockFields,
@@ -46,7 +47,6 @@ from everopen.v1.inventory_service_pb2 import (
     TransferStockRequest,
     TransferStockResponse,
 )
-from everopen.v1.inventory_service_pb2_grpc import InventoryServiceStub
 from everopen.v1.order_service_pb2 import (
     CancelOrderRequest,
     CancelOrderResponse,
@@ -66,7 +66,7 @@ from everopen.v1.order_service_pb2 import (
     ShipOrderRequest,
     ShipOrderResponse,
 )
-from everopen.v1.order_service_pb2_grpc import OrderServiceStub
+from everopen.watching import BlockingRoutes
 
 Req = TypeVar("Req", bound=Message)
 Resp = TypeVar("Resp", bound=Message)
@@ -79,6 +79,9 @@ class Client:
     the response message, and raises an EveropenError where nothing was decided. `timeout_s` is the deadline of the call
     with all its retries; the default is the policy's.
 
+    Where the engine has several workers, calls go straight to the one that hosts their shop, see routing.py;
+    `route=False` sends all of them to `target`, as do `credentials`: direct addresses speak plaintext.
+
     The clocks, `sleep` and `random` are arguments so that tests can hold them.
     """
 
@@ -88,6 +91,7 @@ class Client:
         *,
         credentials: grpc.ChannelCredentials | None = None,
         policy: RetryPolicy | None = None,
+        route: bool = True,
         random: Random | None = None,
         now_s: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = wall_clock_ms,
@@ -97,10 +101,10 @@ class Client:
             self._channel = grpc.insecure_channel(target, CHANNEL_OPTIONS)
         else:
             self._channel = grpc.secure_channel(target, credentials, CHANNEL_OPTIONS)
-        self._stubs: dict[str, Any] = {
-            methods.ORDERS: OrderServiceStub(self._channel),  # type: ignore[no-untyped-call]
-            methods.INVENTORY: InventoryServiceStub(self._channel),  # type: ignore[no-untyped-call]
-        }
+        self._stubs = stubs_of(self._channel)
+        self._routes = BlockingRoutes(target, now_s, self._stubs[CLUSTER], enabled=route and credentials is None)
+        # A client that nobody closes must not leave its thread behind.
+        self._end_routes = weakref.finalize(self, self._routes.close)
         self._policy = policy or RetryPolicy()
         self._random = random or Random()  # noqa: S311 - spaces retries; nothing here is a secret
         self._now_s = now_s
@@ -116,6 +120,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        self._end_routes()
         self._channel.close()
 
     def wait_for_server(self, timeout_s: float) -> None:
@@ -318,36 +323,50 @@ class Client:
         answers: dict[int, PlaceOrderResponse | EveropenError] = {}
         waiting = list(range(len(requests)))
         while waiting:
-            tried = self._stream([requests[index] for index in waiting], attempts.remaining_s())
-            answers.update(zip(waiting, tried, strict=True))
+            at_main = self._try_orders(requests, waiting, attempts.remaining_s(), answers)
             failed = {index: error for index in waiting if isinstance(error := answers[index], EveropenError)}
-            waiting = [index for index, error in failed.items() if may_repeat(error, True)]
+            waiting = [index for index, error in failed.items() if index in at_main or may_repeat(error, True)]
             # The server's longest wish is the one that counts, because all go again together.
-            errors = [failed[index] for index in waiting]
+            errors = [failed[index] for index in waiting if index not in at_main]
             slowest = max(errors, key=lambda error: error.retry_after_s or 0.0, default=None)
-            wait_s = attempts.wait_s(slowest, True) if slowest else None
-            if wait_s is None:
-                break
-            self._sleep(wait_s)
+            if slowest is None:
+                continue
+            wait_s = attempts.wait_s(slowest, True)
+            if wait_s is not None:
+                self._sleep(wait_s)
+            else:
+                waiting = [index for index in waiting if index in at_main]
         return [answers[index] for index in range(len(requests))]
 
-    def _stream(self, requests: list[PlaceOrderRequest], timeout_s: float) -> list[PlaceOrderResponse | EveropenError]:
-        """One try: what a stream answers, and its error for all that it left unanswered."""
-        batches = list(methods.split(requests))
-        answers: list[PlaceOrderResponse | EveropenError] = []
-        failure = error_of_code(grpc.StatusCode.UNAVAILABLE, "the server ended the stream before it answered")
-        call = self._stubs[methods.ORDERS].PlaceOrders(
-            (PlaceOrdersRequest(orders=batch) for batch in batches), timeout=timeout_s
-        )
-        try:
-            for response, batch in zip(call, batches, strict=False):
-                answers += methods.unpack(response.results, len(batch))
-        except grpc.RpcError as rpc_error:
-            failure = error_of_rpc(rpc_error)
-        except EveropenError as error:
-            call.cancel()
-            failure = error
-        return answers + [failure] * (len(requests) - len(answers))
+    def _try_orders(
+        self,
+        requests: list[PlaceOrderRequest],
+        waiting: list[int],
+        timeout_s: float,
+        answers: dict[int, PlaceOrderResponse | EveropenError],
+    ) -> set[int]:
+        """Sends those that wait over one stream for each worker. Returns which have their turn at the main address.
+
+        All streams are over when it returns, so orders of one shop are never under way on two.
+        """
+        at_main: set[int] = set()
+        streams = []
+        for direct, places in self._routes.split([requests[index].shop_id for index in waiting]):
+            indexes = [waiting[place] for place in places]
+            batches = list(methods.split(requests[index] for index in indexes))
+            stubs = direct.stubs if direct is not None else self._stubs
+            messages = (PlaceOrdersRequest(orders=batch) for batch in batches)
+            streams.append((direct, indexes, batches, stubs[methods.ORDERS].PlaceOrders(messages, timeout=timeout_s)))
+        for direct, indexes, batches, call in streams:
+            answered, failure = read_answers(call, batches)
+            answers.update(zip(indexes, answered, strict=False))
+            unanswered = indexes[len(answered) :]
+            answers.update(dict.fromkeys(unanswered, failure))
+            if direct is not None:
+                if unanswered and self._routes.failed(direct, failure):
+                    at_main.update(unanswered)
+                self._routes.release(direct)
+        return at_main
 
     def _call(
         self,
@@ -374,14 +393,39 @@ class Client:
         return results
 
     def _send(self, service: str, name: str, request: Message, timeout_s: float | None) -> Any:
-        send = getattr(self._stubs[service], name)
         attempts = Attempts(self._policy, self._now_s, self._random, timeout_s)
+        repeatable = methods.is_repeatable(request)
         while True:
+            # What could not be repeated at the main address goes there in the first place.
+            direct = self._routes.take_for(request) if repeatable else None
+            stubs = direct.stubs if direct is not None else self._stubs
             try:
-                return send(request, timeout=attempts.remaining_s())
+                return getattr(stubs[service], name)(request, timeout=attempts.remaining_s())
             except grpc.RpcError as rpc_error:
                 error = error_of_rpc(rpc_error)
-                wait_s = attempts.wait_s(error, methods.is_repeatable(request))
+                if direct is not None and self._routes.failed(direct, error):
+                    continue
+                wait_s = attempts.wait_s(error, repeatable)
                 if wait_s is None:
                     raise error from rpc_error
+            finally:
+                if direct is not None:
+                    self._routes.release(direct)
             self._sleep(wait_s)
+
+
+def read_answers(
+    call: Any, batches: list[list[PlaceOrderRequest]]
+) -> tuple[list[PlaceOrderResponse | EveropenError], EveropenError]:
+    """What a stream answers, and the error of all that it left unanswered."""
+    answers: list[PlaceOrderResponse | EveropenError] = []
+    failure = error_of_code(grpc.StatusCode.UNAVAILABLE, "the server ended the stream before it answered")
+    try:
+        for response, batch in zip(call, batches, strict=False):
+            answers += methods.unpack(response.results, len(batch))
+    except grpc.RpcError as rpc_error:
+        failure = error_of_rpc(rpc_error)
+    except EveropenError as error:
+        call.cancel()
+        failure = error
+    return answers, failure

@@ -7,6 +7,9 @@ The queue is first in, first out, and the server decides the orders of a stream 
 what was sent and not answered is sent again before everything else, with the same ids and in the same order; so an
 order that was decided gets its original answer, and orders of one shop are not decided out of order. Only an order that
 the server shed by itself (RESOURCE_EXHAUSTED) waits aside and may fall behind later ones.
+
+There is one of these for each worker; order_streams.py has them all. When another address becomes the better one for
+its worker, the stream waits for what is in flight, ends, and goes on there.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import grpc
 
@@ -29,8 +32,6 @@ from everopen.v1.order_service_pb2 import (
     PlaceOrdersRequest,
     PlaceOrdersResponse,
 )
-
-ORDERS_WAITING_MAX = 8192
 
 PlaceOrdersCall: TypeAlias = grpc.aio.StreamStreamCall[PlaceOrdersRequest, PlaceOrdersResponse]
 
@@ -55,23 +56,37 @@ class Batch:
     sent_at_s: float
 
 
+class Way(Protocol):
+    """Where the stream goes."""
+
+    def open(self) -> PlaceOrdersCall: ...
+
+    def is_outdated(self) -> bool:
+        """Whether another address is now better than that of the open stream."""
+
+    def leave(self, error: EveropenError | None) -> bool:
+        """The stream is over; error: what broke it. Returns whether to go on elsewhere at once."""
+
+
 class OrderStream:
     """One stream and the orders that wait for it; belongs to one event loop."""
 
     def __init__(
         self,
-        open_stream: Callable[[], PlaceOrdersCall],
+        way: Way,
         *,
+        settled: Callable[[Waiting], None],
         policy: RetryPolicy,
         random: Random,
         now_s: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
         batches_in_flight: int = 1,
-        orders_waiting_max: int = ORDERS_WAITING_MAX,
         on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
-        """on_batch learns of each answered batch: how many orders it held, and how many seconds its answer took."""
-        self._open_stream = open_stream
+        """settled is told of each order that will not be sent (again). on_batch learns of each answered batch: how many
+        orders it held, and how many seconds its answer took."""
+        self._way = way
+        self._settled = settled
         self._policy = policy
         self._random = random
         self._now_s = now_s
@@ -80,25 +95,27 @@ class OrderStream:
         self._on_batch = on_batch
         self._queue: deque[Waiting] = deque()
         self._in_flight: deque[Batch] = deque()
-        # Room for orders, from the moment a caller brings one until it is answered.
-        self._room = asyncio.Semaphore(orders_waiting_max)
         self._changed = asyncio.Event()
         self._failures = 0
+        self._moving = False
         self._runner: asyncio.Task[None] | None = None
         self._shed: set[asyncio.Task[None]] = set()
 
-    async def enqueue(self, request: PlaceOrderRequest, deadline_s: float) -> asyncio.Future[PlaceOrderResponse]:
-        """Waits for room, then returns the future of the answer. Cancelling that future withdraws the order if it was
-        not sent yet, and otherwise only drops its answer. After deadline_s the order is not sent (again)."""
-        await self._room.acquire()
-        future: asyncio.Future[PlaceOrderResponse] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(self._release)
-        size_bytes = request.ByteSize() + methods.ITEM_OVERHEAD_BYTES
-        self._queue.append(Waiting(request, size_bytes, future, deadline_s))
+    def put(self, waiting: Waiting) -> None:
+        """Orders go in the order in which they are put. Cancelling the future withdraws the order if it was not sent
+        yet, and otherwise only drops its answer. After its deadline it is not sent (again)."""
+        self._queue.append(waiting)
         self._changed.set()
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run(), name="everopen-orders")
-        return future
+
+    def wake(self) -> None:
+        """The way may be outdated."""
+        self._changed.set()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._queue and not self._in_flight and not self._shed
 
     async def close(self) -> None:
         """Ends the stream. Orders that still wait fail with Unavailable: their result is unknown."""
@@ -108,23 +125,29 @@ class OrderStream:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._fail_all(error_of_code(grpc.StatusCode.UNAVAILABLE, "the client was closed"))
 
-    def _release(self, _: asyncio.Future[PlaceOrderResponse]) -> None:
-        self._room.release()
-
     async def _run(self) -> None:
         """Stream after stream, as long as there are orders to send."""
         try:
             while True:
                 await self._until(lambda: bool(self._queue))
-                error = await self._serve(self._open_stream())
-                await self._sleep(self._recover(error))
+                error: EveropenError | None = None
+                elsewhere = True
+                call = self._way.open()
+                try:
+                    error = await self._serve(call)
+                finally:
+                    elsewhere = self._way.leave(error)
+                if error is not None:
+                    await self._sleep(self._recover(error, elsewhere))
         except Exception as bug:
             # Whoever waits must not wait for a task that is gone.
             self._fail_all(error_of_code(grpc.StatusCode.INTERNAL, f"the order stream failed: {bug!r}"))
             raise
 
-    async def _serve(self, call: PlaceOrdersCall) -> EveropenError:
-        """Uses one stream until it breaks; returns why it did."""
+    async def _serve(self, call: PlaceOrdersCall) -> EveropenError | None:
+        """Uses one stream until it breaks; returns why it did, or None if it is to go on elsewhere, with nothing in
+        flight."""
+        self._moving = False
         writer = asyncio.create_task(self._write(call), name="everopen-orders-writer")
         try:
             return await self._read(call)
@@ -141,6 +164,8 @@ class OrderStream:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
+            if self._moving:
+                return None
             return error_of_code(grpc.StatusCode.UNAVAILABLE, "the stream was cancelled before it answered")
         finally:
             writer.cancel()
@@ -150,7 +175,11 @@ class OrderStream:
     async def _write(self, call: PlaceOrdersCall) -> bool:
         """Ends when the call does; returns whether a write failed while the call was open."""
         while True:
-            await self._until(lambda: bool(self._queue) and len(self._in_flight) < self._batches_in_flight_max)
+            await self._until(self._may_write)
+            if self._way.is_outdated():
+                self._moving = True
+                call.cancel()
+                return False
             batch = self._take_batch(call)
             if batch is None:
                 continue
@@ -161,6 +190,12 @@ class OrderStream:
                 return False  # The call is over; its reader learns why.
             except grpc.RpcError:
                 return True
+
+    def _may_write(self) -> bool:
+        """Also true when the stream is to go on elsewhere, and may."""
+        if self._way.is_outdated():
+            return not self._in_flight
+        return bool(self._queue) and len(self._in_flight) < self._batches_in_flight_max
 
     async def _read(self, call: PlaceOrdersCall) -> EveropenError:
         while True:
@@ -185,8 +220,10 @@ class OrderStream:
                 break
             self._queue.popleft()
             if waiting.deadline_s <= now_s:
-                fail(waiting, error_of_code(grpc.StatusCode.DEADLINE_EXCEEDED, "the order was not sent in time"))
-            elif not waiting.future.done():
+                self._fail(waiting, error_of_code(grpc.StatusCode.DEADLINE_EXCEEDED, "the order was not sent in time"))
+            elif waiting.future.done():
+                self._settled(waiting)
+            else:
                 orders.append(waiting)
                 size_bytes += waiting.size_bytes
         if not orders:
@@ -209,10 +246,11 @@ class OrderStream:
             if not isinstance(answer, EveropenError):
                 if not waiting.future.done():
                     waiting.future.set_result(answer)
+                self._settled(waiting)
             elif may_repeat(answer, True):
                 shed.append((waiting, answer))
             else:
-                fail(waiting, answer)
+                self._fail(waiting, answer)
         if shed:
             task = asyncio.create_task(self._repeat_later(shed), name="everopen-orders-shed")
             self._shed.add(task)
@@ -238,18 +276,21 @@ class OrderStream:
     def _give_up(self, waiting: Waiting, error: EveropenError, resumes_at_s: float) -> bool:
         if waiting.deadline_s > resumes_at_s and not self._policy.is_spent(waiting.failures, error):
             return False
-        fail(waiting, error)
+        self._fail(waiting, error)
         return True
 
-    def _recover(self, error: EveropenError) -> float:
+    def _recover(self, error: EveropenError, elsewhere: bool) -> float:
         """Puts what the broken stream left unanswered first in the queue again. Returns the wait in seconds."""
         unanswered = [waiting for batch in self._in_flight for waiting in batch.orders]
         self._forget_in_flight()
+        if elsewhere:
+            self._queue.extendleft(reversed(unanswered))
+            return 0.0
         self._failures += 1
         wait_s = (max(0.0, error.retry_after_s or 0.0)) + self._policy.wait_s(self._failures, self._random)
         if not may_repeat(error, True):
             for waiting in unanswered:
-                fail(waiting, error)
+                self._fail(waiting, error)
             return wait_s
         for waiting in unanswered:
             waiting.failures += 1
@@ -265,11 +306,11 @@ class OrderStream:
 
     def _fail_all(self, error: EveropenError) -> None:
         for waiting in [*(waiting for batch in self._in_flight for waiting in batch.orders), *self._queue]:
-            fail(waiting, error)
+            self._fail(waiting, error)
         self._forget_in_flight()
         self._queue.clear()
 
-
-def fail(waiting: Waiting, error: EveropenError) -> None:
-    if not waiting.future.done():
-        waiting.future.set_exception(error)
+    def _fail(self, waiting: Waiting, error: EveropenError) -> None:
+        if not waiting.future.done():
+            waiting.future.set_exception(error)
+        self._settled(waiting)
