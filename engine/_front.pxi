@@ -7,7 +7,7 @@ SETTING_NAMES = (
     "header_list_bytes_max", "control_frames_max", "control_frames_per_s", "resets_max", "resets_per_s",
     "continuations_max", "ping_strikes_max", "ping_interval_ms",
     "handshake_ms", "message_ms", "keepalive_ms", "keepalive_timeout_ms", "connection_age_ms", "age_grace_ms",
-    "relay_bytes_per_turn", "relay_buffer_bytes", "relay_connect_ms", "overloaded_turn_us",
+    "relay_bytes_per_turn", "relay_buffer_bytes", "relay_bytes_max", "relay_connect_ms", "overloaded_turn_us",
     "accept_lead_ppm", "shed_lead_ppm", "balance_ms",
 )
 INVARIANT(len(SETTING_NAMES) * sizeof(uint64_t) == sizeof(FrontSettings), b"each setting has its name")

@@ -83,5 +83,5 @@ cdef void balance_shed(Front* f) noexcept nogil:
         c = c.next
     c = <Connection*>shed_chosen(&f.balance.shed, &choice)
     if c != NULL:
-        count(f, CONNECTIONS_SHED, 1)
+        tally(f, CONNECTIONS_SHED, 1)
         connection_drain(c)

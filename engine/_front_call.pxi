@@ -231,7 +231,7 @@ cdef void reply_at_end(Stream* s) noexcept nogil:
     if s.calls == NULL and s.backlog.size == 0:
         if not s.answering:
             s.ending = True              # with OK and without any message
-        reply(s)
+        reply_stream(s)
 
 
 # The jobs of a call: one for each shard that it concerns.
@@ -241,14 +241,14 @@ cdef void dispatch(Stream* s, Call* call) noexcept nogil:
     cdef Fault fault
     cdef Span shop
     cdef int shard = 0
-    count(f, CALLS_NATIVE, 1)
+    tally(f, CALLS_NATIVE, 1)
     job.method = <uint8_t>s.method.number
     job.is_batch = s.method.is_batch
     job.request = span_of(call.request.data if call.request.data != NULL else <const uint8_t*>b"", call.request.size)
     job.deadline_ns = s.deadline_ns
     call.pending = 1
     if f.shards > 1 and job.is_batch:
-        shard = split(f, call, &fault)
+        shard = split_call(f, call, &fault)
         if shard < 0:
             return
     elif f.shards > 1:
@@ -268,7 +268,7 @@ cdef inline int any_shard(Front* f) noexcept nogil:
 
 
 # The shard that the whole batch concerns; -1: it was cut into parts that are on their way, or refused.
-cdef int split(Front* f, Call* call, Fault* fault) noexcept nogil:
+cdef int split_call(Front* f, Call* call, Fault* fault) noexcept nogil:
     cdef Job* job = &call.job
     cdef uint32_t i
     cdef int shard, first = -1
@@ -329,7 +329,7 @@ cdef void job_begin(Front* f, JobQueue* source, Job* job, int shard) noexcept no
     elif link == NULL or link.dead:
         job_fail(f, job, CODE_UNAVAILABLE, b"SHARD_DOWN", b"The shard's worker is down; retry with the same id.")
     elif link.away_count >= f.settings.link_jobs_max:
-        count(f, CALLS_REFUSED_OVERLOAD, 1)
+        tally(f, CALLS_REFUSED_OVERLOAD, 1)
         job_fail(f, job, CODE_RESOURCE_EXHAUSTED, b"OVERLOADED", OVERLOADED_TEXT)
     else:
         link_send(f, link, job)
@@ -341,7 +341,7 @@ cdef void job_fail(Front* f, Job* job, int code, const char* reason, const char*
     own_fault(&fault, code, reason, description)
     buffer_begin_answer(&job.answer)
     encode_status(&job.answer, &fault)
-    count(f, CALLS_REFUSED_UNAVAILABLE, code == CODE_UNAVAILABLE)
+    tally(f, CALLS_REFUSED_UNAVAILABLE, code == CODE_UNAVAILABLE)
     job_fail_with(f, job, code)
 
 
@@ -376,7 +376,7 @@ cdef void job_done(Front* f, Job* job) noexcept nogil:
     seal_answer(&call.job)
     call_charge(call, call.job.answer.size)
     call.done = True
-    reply(call.stream)
+    reply_stream(call.stream)
 
 
 # The gRPC prefix of an answer; a Status is kept bare.
@@ -393,6 +393,7 @@ cdef void seal_answer(Job* job) noexcept nogil:
 # Parts of a batch, back in the order of its items. A part that failed as a whole fails the call: its result is unknown.
 cdef void merge(Call* call) noexcept nogil:
     cdef Span answers[SHARDS_MAX]
+    cdef Fault fault
     cdef Job* part
     cdef uint32_t i
     buffer_begin_answer(&call.job.answer)
@@ -403,9 +404,11 @@ cdef void merge(Call* call) noexcept nogil:
             call.job.code = part.code
             memcpy(buffer_reserve(&call.job.answer, answers[i].size), answers[i].data, answers[i].size)
             call.job.answer.size += answers[i].size
-    if call.job.code == CODE_OK:
-        INVARIANT(merge_answers(call.shard_of_item, call.item_count, answers, call.part_count, &call.job.answer),
-                  b"every part of a batch answers each of its items")
+    if call.job.code == CODE_OK and not merge_answers(call.shard_of_item, call.item_count, answers, call.part_count,
+                                                      &call.job.answer):
+        own_fault(&fault, CODE_INTERNAL, b"BAD_ANSWER", b"A shard answered another number of items than it was sent.")
+        encode_status(&call.job.answer, &fault)
+        call.job.code = CODE_INTERNAL
 
 
 cdef void queue_add(Front* f, JobQueue* source, Job* job) noexcept nogil:

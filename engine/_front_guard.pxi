@@ -36,7 +36,7 @@ cdef void guard_begin(Connection* c) noexcept nogil:
 cdef void guard_close(Connection* c, FrontCounter counter, const char* debug) noexcept nogil:
     if c.closing or c.dead:
         return
-    count(c.front, counter, 1)
+    tally(c.front, counter, 1)
     nghttp2_submit_goaway(c.session, <uint8_t>NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(c.session),
                           <uint32_t>NGHTTP2_ENHANCE_YOUR_CALM, <const uint8_t*>debug, strlen(debug))
     c.closing = True
@@ -181,7 +181,7 @@ cdef void sweep_closing(Connection* c) noexcept nogil:
 
 cdef void sweep_handshake(Connection* c) noexcept nogil:
     if not c.preface_seen and has_passed(c.front, c.accepted_ns, c.front.settings.handshake_ms):
-        count(c.front, HANDSHAKES_TIMED_OUT, 1)
+        tally(c.front, HANDSHAKES_TIMED_OUT, 1)
         connection_close(c)
 
 
@@ -202,7 +202,7 @@ cdef void sweep_messages(Connection* c) noexcept nogil:
                 s.message_began_ns = f.now_ns
             elif has_passed(f, s.message_began_ns, f.settings.message_ms):
                 s.message_began_ns = 0
-                count(f, SLOW_SENDERS_RESET, 1)
+                tally(f, SLOW_SENDERS_RESET, 1)
                 reset_stream(s, <uint32_t>NGHTTP2_ENHANCE_YOUR_CALM)
         s = after
 
@@ -224,7 +224,7 @@ cdef void sweep_silence(Connection* c) noexcept nogil:
         c.ping_sent_ns = 0
     if (sending_is_stuck(&c.guard, answer_waits(c), c.progress_ns + c.out_sent, f.now_ns, patience_ns)
             or (c.ping_sent_ns != 0 and has_passed(f, c.ping_sent_ns, f.settings.keepalive_timeout_ms))):
-        count(f, SILENT_PEERS_CLOSED, 1)
+        tally(f, SILENT_PEERS_CLOSED, 1)
         connection_close(c)
     elif c.ping_sent_ns == 0 and not c.closing and has_passed(f, c.received_ns, f.settings.keepalive_ms):
         nghttp2_submit_ping(c.session, <uint8_t>NGHTTP2_FLAG_NONE, NULL)
@@ -252,5 +252,5 @@ cdef void sweep_age(Connection* c) noexcept nogil:
     if has_passed(f, c.age_ns, f.settings.age_grace_ms):
         connection_close(c)
     elif not c.notice_sent:
-        count(f, CONNECTIONS_AGED_OUT, 1)
+        tally(f, CONNECTIONS_AGED_OUT, 1)
         connection_drain(c)

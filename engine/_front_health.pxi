@@ -46,7 +46,7 @@ cdef void answer_health(Stream* s, Call* call) noexcept nogil:
     cdef Front* f = s.connection.front
     cdef Span service
     cdef bint known
-    count(f, CALLS_NATIVE, 1)
+    tally(f, CALLS_NATIVE, 1)
     if not health_service(call.request.data if call.request.size else <const uint8_t*>b"", call.request.size, &service):
         refuse_stream(s, CODE_INVALID_ARGUMENT, b"MALFORMED", b"The request is not a HealthCheckRequest.")
         return
@@ -65,7 +65,7 @@ cdef void answer_health(Stream* s, Call* call) noexcept nogil:
         s.connection.native_streams += 1
         if f.draining:
             s.ending = True
-    reply(s)
+    reply_stream(s)
 
 
 cdef void health_answer(Job* job, int status) noexcept nogil:
@@ -99,8 +99,8 @@ cdef void watch_health(Front* f) noexcept nogil:
             call.done = True
             call_append(s, call)
             s.ending = s.ending or f.draining
-            reply(s)
+            reply_stream(s)
         elif f.draining and not s.ending:
             s.ending = True
-            reply(s)
+            reply_stream(s)
         s = s.next_watcher

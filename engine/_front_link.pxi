@@ -50,7 +50,7 @@ cdef void link_send(Front* f, Link* link, Job* job) noexcept nogil:
     job.token = link.serial << LINK_SLOT_BITS | slot
     job.link = link
     job.state = JOB_AWAY
-    count(f, JOBS_SENT, 1)
+    tally(f, JOBS_SENT, 1)
     link_queue(link, job)
 
 
@@ -175,7 +175,7 @@ cdef int link_take(Front* f, Link* link, const LinkHead* head, const uint8_t* bo
     job.deadline_ns = head.deadline_ns
     job.request = span_of(<const uint8_t*>(job + 1), size)
     link.jobs += 1
-    count(f, JOBS_RECEIVED, 1)
+    tally(f, JOBS_RECEIVED, 1)
     if f.hosted[job.shard] != NULL:
         queue_add(f, &link.ready[head.caller], job)
     else:
@@ -244,7 +244,7 @@ cdef void link_died(Front* f, Link* link) noexcept nogil:
         job = link.away[slot]
         if job != NULL:
             link.away[slot] = NULL
-            count(f, JOBS_LOST, 1)
+            tally(f, JOBS_LOST, 1)
             job_fail(f, job, CODE_UNAVAILABLE, b"SHARD_DOWN",
                      b"The shard's worker died; the result is unknown, retry with the same id.")
     link.next = f.link_graves

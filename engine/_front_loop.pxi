@@ -60,7 +60,7 @@ cdef void turn(Front* f) noexcept nogil:
         sweep(f)
     write_dirty(f)
     bury(f)
-    count(f, TURNS, 1)
+    tally(f, TURNS, 1)
 
 
 cdef void receive_events(Front* f) noexcept nogil:
@@ -142,7 +142,7 @@ cdef void accept_all(Front* f, Listener* listener) noexcept nogil:
     cdef int fd, i
     for i in range(ACCEPTS_MAX):
         if listener.shared and not may_accept(f):
-            count(f, ACCEPTS_LEFT_TO_OTHERS, 1)
+            tally(f, ACCEPTS_LEFT_TO_OTHERS, 1)
             pause_listener(f, listener, ACCEPT_PAUSE_NS)
             return
         fd = front_accept(listener.fd, address)
@@ -157,7 +157,7 @@ cdef void accept_all(Front* f, Listener* listener) noexcept nogil:
 cdef void connection_begin(Front* f, int fd, const uint8_t* address, bint shared) noexcept nogil:
     cdef Connection* c
     if f.connection_count >= f.settings.connections_max:
-        count(f, CONNECTIONS_REFUSED_TOTAL, 1)
+        tally(f, CONNECTIONS_REFUSED_TOTAL, 1)
         posix_close(fd)
         return
     c = <Connection*>calloc(1, sizeof(Connection))
@@ -168,7 +168,7 @@ cdef void connection_begin(Front* f, int fd, const uint8_t* address, bint shared
     c.shared = shared
     c.accepted_ns = c.received_ns = c.progress_ns = f.now_ns
     if not guard_peer_enters(f, c, address):
-        count(f, CONNECTIONS_REFUSED_PER_PEER, 1)
+        tally(f, CONNECTIONS_REFUSED_PER_PEER, 1)
         posix_close(fd)
         free(c)
         return
@@ -178,7 +178,7 @@ cdef void connection_begin(Front* f, int fd, const uint8_t* address, bint shared
         f.connections.previous = c
     f.connections = c
     f.connection_count += 1
-    count(f, CONNECTIONS_ACCEPTED, 1)
+    tally(f, CONNECTIONS_ACCEPTED, 1)
     connection_watch(c, EPOLL_CTL_ADD)
     if not session_begin(c):
         connection_close(c)
@@ -282,9 +282,9 @@ cdef void sweep_connection(Front* f, Connection* c) noexcept nogil:
         following = s.next
         # Calls with a shard are answered by it; what waits for the caller, or for the control server, ends here.
         if s.deadline_ns and s.deadline_ns <= f.now_ns and not s.ending and (s.calls == NULL or s.calls.pending == 0):
-            count(f, CALLS_EXPIRED, 1)
+            tally(f, CALLS_EXPIRED, 1)
             if s.kind == STREAM_RELAYED:
-                reset_stream(s, NGHTTP2_CANCEL)
+                relay_give_up(s, CODE_DEADLINE_EXCEEDED, b"DEADLINE_EXCEEDED", b"The deadline passed.")
             else:
                 refuse_stream(s, CODE_DEADLINE_EXCEEDED, b"DEADLINE_EXCEEDED", b"The deadline passed.")
         s = following
@@ -308,7 +308,7 @@ cdef void adapt_concurrency(Front* f) noexcept nogil:
         limit = f.settings.streams_per_connection_max if limit > f.settings.streams_per_connection_max else limit
     if limit == f.streams_limit:
         return
-    count(f, CONCURRENCY_LOWERED, limit < f.streams_limit)
+    tally(f, CONCURRENCY_LOWERED, limit < f.streams_limit)
     f.streams_limit = <uint32_t>limit
     entry.settings_id = NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
     entry.value = <uint32_t>limit

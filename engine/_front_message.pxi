@@ -70,12 +70,12 @@ cdef void begin_message_of(Stream* s) noexcept nogil:
     elif s.prefix[0] == 1 and s.encoding != ENCODING_GZIP:
         refuse_stream(s, CODE_INTERNAL, b"MALFORMED", b"A message is compressed, and grpc-encoding does not say how.")
     elif s.message_size > <uint32_t>MESSAGE_BYTES_MAX:
-        count(f, REQUESTS_TOO_LARGE, 1)
+        tally(f, REQUESTS_TOO_LARGE, 1)
         refuse_stream(s, CODE_RESOURCE_EXHAUSTED, b"MESSAGE_TOO_LARGE", b"A message has at most 4 MiB.")
     elif s.kind != STREAM_BATCHES and s.calls != NULL:
         refuse_stream(s, CODE_INTERNAL, b"MALFORMED", b"The method takes one request message.")
     elif f.bytes_in_flight > f.settings.bytes_max or f.calls_in_flight >= f.settings.calls_max:
-        count(f, CALLS_REFUSED_OVERLOAD, 1)
+        tally(f, CALLS_REFUSED_OVERLOAD, 1)
         refuse_stream(s, CODE_RESOURCE_EXHAUSTED, b"OVERLOADED", OVERLOADED_TEXT)
     else:
         s.filling = call_begin(s)
@@ -116,12 +116,12 @@ cdef bint expand(Stream* s, Call* call) noexcept nogil:
     cdef Buffer plain
     cdef int code
     memset(&plain, 0, sizeof(Buffer))
-    count(f, REQUESTS_COMPRESSED, 1)
+    tally(f, REQUESTS_COMPRESSED, 1)
     code = gunzip(&call.request, &plain)
     buffer_free(&call.request)
     call.request = plain
     if code == CODE_RESOURCE_EXHAUSTED:
-        count(f, REQUESTS_TOO_LARGE, 1)
+        tally(f, REQUESTS_TOO_LARGE, 1)
         refuse_stream(s, code, b"MESSAGE_TOO_LARGE", b"A message has at most 4 MiB, also when it is expanded.")
     elif code != CODE_OK:
         refuse_stream(s, code, b"MALFORMED", b"A message is not what gzip makes.")

@@ -26,8 +26,12 @@ cdef void relay_data(Stream* s, const uint8_t* data, size_t size) noexcept nogil
     if r == NULL or r.within == NULL:
         give_back(s, size)               # nobody is there to take it
         return
-    count(s.connection.front, RELAY_BYTES_IN, size)
-    queue_put(&r.request, data, size)
+    if queues_are_full(r.upstream, size):
+        give_back(s, size)
+        relay_give_up(s, CODE_RESOURCE_EXHAUSTED, b"OVERLOADED", OVERLOADED_TEXT)
+        return
+    tally(s.connection.front, RELAY_BYTES_IN, size)
+    queue_put(r.upstream, &r.request, data, size)
     relay_resume_request(r)
 
 
@@ -47,8 +51,8 @@ cdef void relay_reset(Stream* s, uint32_t error_code) noexcept nogil:
     r.stream = NULL
     if r.id != 0:
         nghttp2_submit_rst_stream(r.upstream.session, 0, r.id, NGHTTP2_CANCEL)
-        queue_free(&r.request)
-        queue_free(&r.response)
+        queue_free(r.upstream, &r.request)
+        queue_free(r.upstream, &r.response)
         return
     if r.within != NULL:
         relay_unlink(r)
@@ -82,7 +86,7 @@ cdef void relay_upstream_ended(RelayStream* r) noexcept nogil:
     r.request_deferred = False
     if r.stream != NULL:
         give_back(r.stream, queue_size(&r.request))
-    queue_free(&r.request)
+    queue_free(r.upstream, &r.request)
 
 
 # Answers a stream whose response has not begun, and lets go of it.
@@ -94,6 +98,23 @@ cdef void relay_refuse(RelayStream* r, int code, const char* reason, const char*
     s.relay = NULL
     relay_free(r)
     refuse_stream(s, code, reason, description)
+
+
+# Ends a stream from here: with a status while its response has not begun, else with a reset.
+cdef void relay_give_up(Stream* s, int code, const char* reason, const char* description) noexcept nogil:
+    if s.relay != NULL and s.relay.response_begun:
+        reset_stream(s, NGHTTP2_CANCEL)
+        return
+    relay_reset(s, NGHTTP2_CANCEL)
+    refuse_stream(s, code, reason, description)
+
+
+# The streams together hold what they may, though each keeps its window.
+cdef bint queues_are_full(Upstream* u, size_t more) noexcept nogil:
+    if u.buffered + more <= u.front.settings.relay_bytes_max:
+        return False
+    tally(u.front, CALLS_REFUSED_OVERLOAD, 1)
+    return True
 
 
 # Ends a response that has begun: what was received of it is delivered first.
@@ -184,7 +205,7 @@ cdef void relay_open(RelayStream* r) noexcept nogil:
 cdef ssize_t relay_read_request(nghttp2_session* session, int32_t stream_id, uint8_t* into, size_t room,
                                 uint32_t* flags, nghttp2_data_source* source, void* user) noexcept nogil:
     cdef RelayStream* r = <RelayStream*>source.ptr
-    cdef size_t size = queue_take(&r.request, into, room)
+    cdef size_t size = queue_take(r.upstream, &r.request, into, room)
     if r.stream != NULL:
         give_back(r.stream, size)
     if r.request_ended and queue_size(&r.request) == 0:
@@ -262,8 +283,12 @@ cdef int upstream_on_data(nghttp2_session* session, uint8_t flags, int32_t strea
                           size_t size, void* user) noexcept nogil:
     cdef RelayStream* r = answered(session, stream_id)
     nghttp2_session_consume_connection(session, size)
-    if r != NULL:
-        queue_put(&r.response, data, size)
+    if r == NULL:
+        return 0
+    if queues_are_full(r.upstream, size):
+        relay_give_up(r.stream, CODE_RESOURCE_EXHAUSTED, b"OVERLOADED", OVERLOADED_TEXT)
+    else:
+        queue_put(r.upstream, &r.response, data, size)
         relay_resume_response(r)
     return 0
 
@@ -271,9 +296,9 @@ cdef int upstream_on_data(nghttp2_session* session, uint8_t flags, int32_t strea
 cdef ssize_t relay_read_response(nghttp2_session* session, int32_t stream_id, uint8_t* into, size_t room,
                                  uint32_t* flags, nghttp2_data_source* source, void* user) noexcept nogil:
     cdef RelayStream* r = <RelayStream*>source.ptr
-    cdef size_t size = queue_take(&r.response, into, room)
+    cdef size_t size = queue_take(r.upstream, &r.response, into, room)
     if size:
-        count(r.upstream.front, RELAY_BYTES_OUT, size)
+        tally(r.upstream.front, RELAY_BYTES_OUT, size)
         if r.id != 0:
             nghttp2_session_consume_stream(r.upstream.session, r.id, size)
     if r.response_ended and queue_size(&r.response) == 0:

@@ -35,7 +35,7 @@ cdef enum:
 
 
 # A whole answer: headers, its message, trailers; or for a fault trailers alone. For streams, the next step of it.
-cdef void reply(Stream* s) noexcept nogil:
+cdef void reply_stream(Stream* s) noexcept nogil:
     cdef nghttp2_data_provider provider
     cdef Call* call = s.calls
     if s.closed or s.kind == STREAM_REFUSED:
@@ -113,11 +113,11 @@ cdef void submit_trailers(Stream* s, bint alone) noexcept nogil:
     cdef Buffer* text = &s.connection.front.scratch
     cdef size_t count_of = 0
     take_status(s)
-    count(s.connection.front, CALLS_ANSWERED, 1)
+    tally(s.connection.front, CALLS_ANSWERED, 1)
     if s.status_code == CODE_OK and not alone:
         nghttp2_submit_trailer(s.connection.session, s.id, front_ok, 1)
         return
-    count(s.connection.front, CALLS_FAILED, s.status_code != CODE_OK)
+    tally(s.connection.front, CALLS_FAILED, s.status_code != CODE_OK)
     if alone:
         memcpy(headers, front_headers, FRONT_HEADERS * sizeof(nghttp2_nv))
         count_of = FRONT_HEADERS
@@ -226,7 +226,7 @@ cdef void refuse_stream(Stream* s, int code, const char* reason, const char* des
     encode_status(&s.status, &fault)
     s.ending = True
     drop_unstarted(s)
-    reply(s)
+    reply_stream(s)
 
 
 cdef void own_fault(Fault* fault, int code, const char* reason, const char* description) noexcept nogil:
@@ -240,7 +240,7 @@ cdef void own_fault(Fault* fault, int code, const char* reason, const char* desc
 
 # An answer of HTTP's own, where the request is not gRPC.
 cdef void refuse_http(Stream* s, nghttp2_nv* headers) noexcept nogil:
-    count(s.connection.front, CONTENT_TYPE_REFUSED, 1)
+    tally(s.connection.front, CONTENT_TYPE_REFUSED, 1)
     s.kind = STREAM_REFUSED
     nghttp2_submit_response(s.connection.session, s.id, headers, 2, NULL)
     mark_dirty(s.connection)

@@ -48,7 +48,7 @@ cdef int on_begin_frame(nghttp2_session* session, const nghttp2_frame_hd* head, 
 cdef int on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept nogil:
     cdef Connection* c = <Connection*>user
     if frame.headers.cat == NGHTTP2_HCAT_REQUEST:
-        count(c.front, STREAMS_OPENED, 1)
+        tally(c.front, STREAMS_OPENED, 1)
         c.headers.size = 0
         c.recent = stream_begin(c, frame.hd.stream_id)
         nghttp2_session_set_stream_user_data(session, frame.hd.stream_id, c.recent)
@@ -64,7 +64,7 @@ cdef int on_header(
     if s == NULL or s.begun or s.kind == STREAM_REFUSED:
         return 0
     if not guard_header(s, name_size, value_size):
-        count(s.connection.front, HEADERS_TOO_LARGE, 1)
+        tally(s.connection.front, HEADERS_TOO_LARGE, 1)
         refuse_stream(s, CODE_RESOURCE_EXHAUSTED, b"HEADERS_TOO_LARGE", b"The request's metadata is too large.")
         s.kind = STREAM_REFUSED
         return 0
@@ -92,7 +92,7 @@ cdef int on_frame_recv(nghttp2_session* session, const nghttp2_frame* frame, voi
     elif type == NGHTTP2_SETTINGS:
         c.preface_seen = True
     elif type == NGHTTP2_RST_STREAM:
-        count(c.front, STREAMS_RESET_BY_PEER, 1)
+        tally(c.front, STREAMS_RESET_BY_PEER, 1)
         guard_reset(c)
     elif type == NGHTTP2_PING:
         if frame.hd.flags & NGHTTP2_FLAG_ACK:
@@ -126,14 +126,14 @@ cdef void begin_request(Stream* s) noexcept nogil:
     elif not s.has_grpc_content:
         refuse_http(s, front_415)
     elif s.kind == STREAM_RELAYED:
-        count(f, CALLS_RELAYED, 1)
+        tally(f, CALLS_RELAYED, 1)
         relay_begin(s)
     elif s.bad_timeout:
         refuse_stream(s, CODE_INTERNAL, b"MALFORMED", b"grpc-timeout is not a timeout.")
     elif s.encoding == ENCODING_OTHER:
         refuse_stream(s, CODE_UNIMPLEMENTED, b"ENCODING_UNKNOWN", b"grpc-encoding must be identity or gzip.")
     elif f.calls_in_flight >= f.settings.calls_max:
-        count(f, CALLS_REFUSED_OVERLOAD, 1)
+        tally(f, CALLS_REFUSED_OVERLOAD, 1)
         refuse_stream(s, CODE_RESOURCE_EXHAUSTED, b"OVERLOADED", OVERLOADED_TEXT)
     elif s.kind == STREAM_BATCHES:
         s.long_lived = True
@@ -189,7 +189,7 @@ cdef int on_invalid_frame(
     nghttp2_session* session, const nghttp2_frame* frame, int error, void* user
 ) noexcept nogil:
     cdef Connection* c = <Connection*>user
-    count(c.front, HTTP2_ERRORS, 1)
+    tally(c.front, HTTP2_ERRORS, 1)
     # What makes us reset a stream costs a peer as little as a reset of its own.
     guard_reset(c)
     return 0
@@ -242,14 +242,14 @@ cdef void connection_read(Connection* c) noexcept nogil:
         return
     if size < 0 or c.lingering:
         return
-    count(f, BYTES_RECEIVED, <uint64_t>size)
+    tally(f, BYTES_RECEIVED, <uint64_t>size)
     c.received_ns = f.now_ns
     c.ping_sent_ns = 0
     used = nghttp2_session_mem_recv(c.session, f.input, <size_t>size)
     mark_dirty(c)
     if used < 0:
         # libnghttp2 has a GOAWAY ready where the peer is to hear of it; what is no HTTP/2 at all gets nothing.
-        count(f, HTTP2_ERRORS, 1)
+        tally(f, HTTP2_ERRORS, 1)
         c.closing = True
         return
     if c.unconsumed:
@@ -264,7 +264,7 @@ cdef void pause_if_full(Connection* c) noexcept nogil:
     if c.calls_in_flight and (c.bytes_in_flight > f.settings.connection_bytes_max
                               or f.bytes_in_flight > f.settings.bytes_max):
         c.paused = True
-        count(f, READS_PAUSED, 1)
+        tally(f, READS_PAUSED, 1)
         connection_watch(c, EPOLL_CTL_MOD)
 
 
@@ -332,7 +332,7 @@ cdef bint write_out(Connection* c, const uint8_t* data, size_t size) noexcept no
         sent = 0
     if sent:
         c.progress_ns = c.front.now_ns
-        count(c.front, BYTES_SENT, <uint64_t>sent)
+        tally(c.front, BYTES_SENT, <uint64_t>sent)
     if <size_t>sent < size:
         memcpy(buffer_reserve(&c.out, size - <size_t>sent), data + sent, size - <size_t>sent)
         c.out.size = size - <size_t>sent
@@ -402,7 +402,7 @@ cdef void connection_free(Connection* c) noexcept nogil:
     posix_close(c.fd)
     buffer_free(&c.out)
     buffer_free(&c.headers)
-    count(f, CONNECTIONS_CLOSED, 1)
+    tally(f, CONNECTIONS_CLOSED, 1)
     free(c)
 
 

@@ -47,7 +47,7 @@ cdef bint is_wanted(Front* f, Job* job) noexcept nogil:
         job_fail(f, job, CODE_CANCELLED, b"CANCELLED", b"The caller went away.")
         return False
     if job.deadline_ns and job.deadline_ns <= f.now_ns:
-        count(f, CALLS_EXPIRED, 1)
+        tally(f, CALLS_EXPIRED, 1)
         job_fail(f, job, CODE_DEADLINE_EXCEEDED, b"DEADLINE_EXCEEDED", b"The deadline passed before the call was executed.")
         return False
     return True
@@ -78,7 +78,7 @@ cdef void execute_group(Front* f, Job** group, int* grouped) noexcept nogil:
         make_ready(h.state, items, count_of, orders)
     for i in range(count_of):
         execute_job(h, group[i], orders[i])
-    count(f, COMMANDS_EXECUTED, <uint64_t>count_of)
+    tally(f, COMMANDS_EXECUTED, <uint64_t>count_of)
 
 
 cdef void execute_job(Hosted* h, Job* job, PlaceOrder* order) noexcept nogil:
@@ -116,7 +116,7 @@ cdef int64_t execute_slice(Front* f, Job* job, int64_t budget) noexcept nogil:
     cdef int items
     if job.offset == 0 and job.items == 0:
         buffer_begin_answer(&job.answer)
-        count(f, BATCHES_EXECUTED, 1)
+        tally(f, BATCHES_EXECUTED, 1)
         if batch_count(job.method, job.request.data, job.request.size, &s.fault) < 0:
             encode_status(&job.answer, &s.fault)
             job.code = <uint32_t>s.fault.code
@@ -125,7 +125,7 @@ cdef int64_t execute_slice(Front* f, Job* job, int64_t budget) noexcept nogil:
     items = execute_some(s, job.method, job.request.data, job.request.size, &job.offset, most, logged_now_ms(h),
                          &job.answer, h.journal)
     job.items += <uint32_t>items
-    count(f, COMMANDS_EXECUTED, <uint64_t>items)
+    tally(f, COMMANDS_EXECUTED, <uint64_t>items)
     if items < most or job.offset >= job.request.size:
         wait_until_durable(h, job)
     h.kick = True

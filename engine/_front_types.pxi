@@ -253,7 +253,7 @@ cdef struct Front:
     Buffer scratch
 
 
-cdef inline void count(Front* f, FrontCounter counter, uint64_t more) noexcept nogil:
+cdef inline void tally(Front* f, FrontCounter counter, uint64_t more) noexcept nogil:
     board_add(f.slot, counter, more)
 
 

@@ -58,6 +58,7 @@ cdef struct Upstream:
     RelayList waiting                    # for a connection, in the order of their arrival
     RelayList opened
     uint64_t retry_at_ns
+    uint64_t buffered                    # bytes in all queues
     Buffer input
     Buffer out
     size_t out_sent
@@ -66,7 +67,7 @@ cdef struct Upstream:
     UnixAddress address
 
 
-cdef void queue_put(RelayQueue* queue, const uint8_t* data, size_t size) noexcept nogil:
+cdef void queue_put(Upstream* u, RelayQueue* queue, const uint8_t* data, size_t size) noexcept nogil:
     cdef Buffer* bytes = &queue.bytes
     # Moved only when a quarter is free, so that each byte is moved a bounded number of times.
     if bytes.capacity - bytes.size < size and queue.taken >= bytes.size // 4 and queue.taken:
@@ -75,19 +76,21 @@ cdef void queue_put(RelayQueue* queue, const uint8_t* data, size_t size) noexcep
         queue.taken = 0
     memcpy(buffer_reserve(bytes, size), data, size)
     bytes.size += size
+    u.buffered += size
 
 
 cdef inline size_t queue_size(const RelayQueue* queue) noexcept nogil:
     return queue.bytes.size - queue.taken
 
 
-cdef size_t queue_take(RelayQueue* queue, uint8_t* into, size_t room) noexcept nogil:
+cdef size_t queue_take(Upstream* u, RelayQueue* queue, uint8_t* into, size_t room) noexcept nogil:
     cdef size_t size = queue_size(queue)
     if size > room:
         size = room
     if size:
         memcpy(into, queue.bytes.data + queue.taken, size)
         queue.taken += size
+        u.buffered -= size
     if queue.taken == queue.bytes.size:
         queue.taken = queue.bytes.size = 0
         if queue.bytes.capacity > <size_t>QUEUE_BYTES_KEPT:
@@ -95,7 +98,8 @@ cdef size_t queue_take(RelayQueue* queue, uint8_t* into, size_t room) noexcept n
     return size
 
 
-cdef void queue_free(RelayQueue* queue) noexcept nogil:
+cdef void queue_free(Upstream* u, RelayQueue* queue) noexcept nogil:
+    u.buffered -= queue_size(queue)
     buffer_free(&queue.bytes)
     queue.taken = 0
 
@@ -126,8 +130,8 @@ cdef void relay_unlink(RelayStream* r) noexcept nogil:
 cdef void relay_free(RelayStream* r) noexcept nogil:
     INVARIANT(r.within == NULL and r.stream == NULL, b"a relayed stream is freed when both halves have ended")
     buffer_free(&r.block)
-    queue_free(&r.request)
-    queue_free(&r.response)
+    queue_free(r.upstream, &r.request)
+    queue_free(r.upstream, &r.response)
     free(r)
 
 
@@ -197,7 +201,7 @@ cdef void upstream_connect(Upstream* u) noexcept nogil:
     if window > UPSTREAM_WINDOW_MAX:
         window = UPSTREAM_WINDOW_MAX
     nghttp2_session_set_local_window_size(u.session, 0, 0, <int32_t>window)
-    count(u.front, RELAY_CONNECTS, 1)
+    tally(u.front, RELAY_CONNECTS, 1)
 
 
 cdef bint upstream_watch(Upstream* u, int operation) noexcept nogil:
