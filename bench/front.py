@@ -27,8 +27,8 @@ from engine.local import LocalEngine, audit, everopen_command
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, GENERATOR_CORE = CORES[0], CORES[-1]
 
-# The set-up that the bars are about. What is printed beside it is what `everopen serve` does unasked.
-MAIN = tuple(os.environ.get("EVEROPEN_BENCH_SERVE", "").split())
+# The set-up that the bars are about; beside it stands what `everopen serve` does unasked.
+MAIN = tuple(os.environ.get("EVEROPEN_BENCH_SERVE", "--workers 1").split())
 
 BLOCK_BYTES = 4096
 
