@@ -72,6 +72,8 @@ DEFAULTS: Final[Mapping[str, int]] = MappingProxyType(
         "relay_bytes_per_turn": 64 * KIB,
         # Of one relayed stream, in each direction.
         "relay_buffer_bytes": 256 * KIB,
+        # Of all of them; beyond it one that gets more is given up: windows bound each stream, not how many there are.
+        "relay_bytes_max": 256 * MIB,
         # To the control server, which is on the same machine: longer means that it is not there.
         "relay_connect_ms": 5_000,
         # A turn of the loop that takes longer on average means overload: peers are told to open fewer streams.
@@ -134,6 +136,7 @@ def broken_relations(s: Mapping[str, int]) -> list[str]:
         "all streams may set a window at once": s["streams_per_connection_max"] <= s["control_frames_max"],
         "a ping of ours is answered before the next": s["keepalive_timeout_ms"] <= s["keepalive_ms"],
         "a relayed stream can use its turn": s["relay_bytes_per_turn"] <= s["relay_buffer_bytes"],
+        "a relayed stream can use its buffer": s["relay_buffer_bytes"] <= s["relay_bytes_max"],
         "a shed connection is not accepted where it left": 2 * s["accept_lead_ppm"] <= s["shed_lead_ppm"],
     }
     return [relation for relation, holds in relations.items() if not holds]

@@ -15,7 +15,16 @@ from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2
 from hyperframe.frame import Frame, HeadersFrame, RstStreamFrame, SettingsFrame
 
-from tests.front.calls import CANCELLED, HEALTH_CHECK, INTERNAL, OK, RESOURCE_EXHAUSTED, UNAVAILABLE, details
+from tests.front.calls import (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    HEALTH_CHECK,
+    INTERNAL,
+    OK,
+    RESOURCE_EXHAUSTED,
+    UNAVAILABLE,
+    details,
+)
 from tests.front.http2 import CANCEL, ENHANCE_YOUR_CALM, PREFACE, Answer, Connection, prefixed
 from tests.front.relaying import OPTIONS, SERVICE, BareFront, Control, ControlProcess, failure, start_control
 
@@ -270,6 +279,24 @@ async def test_tiny_budget_still_moves_everything(path: Path, control: Control) 
             assert await channel.unary_unary(path_of("Unary"))(bytes(MIB)) == bytes(MIB)
 
 
+async def test_streams_hold_no_more_together_than_they_may(path: Path, control: Control) -> None:
+    """Many streams whose handler does not read: beyond the bound a stream is given up, the others stay."""
+    with BareFront(path, relay_bytes_max=MIB) as front, Connection(front.address) as connection:
+        streams = [connection.open(path_of("Collect"), ("how", "wait")) for _ in range(8)]
+        for stream in streams:
+            connection.data(stream, prefixed(bytes(512 * 1024)))
+        await asyncio.to_thread(connection.read_until, lambda: any(connection.stream(each).over for each in streams))
+        over = [each for each in streams if connection.stream(each).over]
+        assert {connection.stream(each).code for each in over} == {RESOURCE_EXHAUSTED}
+        assert len(over) < 8
+        assert front.count("calls_refused_overload") >= len(over)
+        control.go.set()
+        kept = next(each for each in streams if each not in over)
+        connection.data(kept, b"", end=True)
+        answer = await asyncio.to_thread(connection.answer, kept)
+        assert answer.code == OK
+
+
 # Breaks
 
 
@@ -308,6 +335,13 @@ async def test_call_without_a_control_server_is_unavailable(path: Path) -> None:
         assert b"CONTROL_DOWN" in details(answer).SerializeToString()
         native = await asyncio.to_thread(connection.call, HEALTH_CHECK, b"")
         assert native.code == OK
+
+
+async def test_deadline_passes_while_a_call_waits_for_a_control_server(path: Path) -> None:
+    with BareFront(path) as front, Connection(front.address) as connection:
+        stream = connection.open(path_of("Unary"), ("grpc-timeout", "50m"))
+        answer = await asyncio.to_thread(connection.answer, stream)
+        assert answer.code == DEADLINE_EXCEEDED
 
 
 class RawControl:
