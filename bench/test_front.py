@@ -176,12 +176,17 @@ def sustainable(engine: Served) -> int:
         return low
     while high > low * 1.05:
         rate = int((low * high) ** 0.5)
-        result = engine.load(replace(open_loop(rate), deadline_ms=1_000))
-        if result.percentile_ns(99) < SUSTAINED_P99_MS * 1e6 and result.rate > 0.98 * rate:
+        # The machine is shared: one hiccup does not show that a rate is too high.
+        if any(sustains(engine, rate) for _ in range(2)):
             low = rate
         else:
             high = rate
     return low
+
+
+def sustains(engine: Served, rate: int) -> bool:
+    result = engine.load(replace(open_loop(rate), deadline_ms=1_000))
+    return result.percentile_ns(99) < SUSTAINED_P99_MS * 1e6 and result.rate > 0.98 * rate
 
 
 def test_goodput_at_twice_the_sustainable_load(engine: Served, figures: Figures) -> None:

@@ -213,6 +213,7 @@ cdef void close_call(Connection* c, Call* call) noexcept nogil:
     call.blocked = False
     call.message.size = call.message_sent = call.received.size = 0
     call.id = 0
+    call.intended_ns[0] = <uint64_t>INT64_MAX
     c.open_calls -= 1
 
 
