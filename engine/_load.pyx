@@ -179,7 +179,7 @@ cdef class Generator:
         return counts_as_dict(&self.load.counts[measured])
 
     def latencies(self):
-        """(greatest latency of a step in ns, how many) for each step that has any, in order; and the greatest of all."""
+        """(greatest latency in ns, how many) for each step that has any, in order; and the greatest of all."""
         cdef uint32_t slot
         steps = [(histogram_value(slot), self.load.histogram.slots[slot])
                  for slot in range(<uint32_t>HISTOGRAM_SLOTS) if self.load.histogram.slots[slot]]

@@ -1,4 +1,4 @@
-# What the generator is made of. A call is an HTTP/2 stream; a unary one carries one request, that of the method `stream`
+# What the generator is made of. A call is an HTTP/2 stream: a unary one carries one request, one of the method `stream`
 # carries batches until the load ends. What is counted are requests: orders, where requests are orders.
 
 cdef enum:
