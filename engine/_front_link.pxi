@@ -218,7 +218,7 @@ cdef void links_awake(Front* f) noexcept nogil:
             ring_awake(&f.links[worker].incoming)
 
 
-# The peer is gone, or talks nonsense. Everybody who waits for it hears so now; what it asked for and was not carried out
+# The peer is gone, or talks nonsense. Everybody who waits for it hears so now; what it asked for and is not carried out
 # yet is dropped.
 cdef void link_died(Front* f, Link* link) noexcept nogil:
     cdef uint32_t slot

@@ -5,7 +5,8 @@ cdef extern from *:
     #define FRONT_ORDERS "/everopen.v1.OrderService/"
     #define FRONT_INVENTORY "/everopen.v1.InventoryService/"
     #define FRONT_HEALTH "/grpc.health.v1.Health/"
-    #define FRONT_METHOD(service, name, kind, number, batch) { service name, sizeof(service name) - 1, kind, number, batch }
+    #define FRONT_METHOD(service, name, kind, number, batch) \\
+        { service name, sizeof(service name) - 1, kind, number, batch }
 
     typedef struct {
         const char* path;

@@ -48,7 +48,8 @@ cdef bint is_wanted(Front* f, Job* job) noexcept nogil:
         return False
     if job.deadline_ns and job.deadline_ns <= f.now_ns:
         tally(f, CALLS_EXPIRED, 1)
-        job_fail(f, job, CODE_DEADLINE_EXCEEDED, b"DEADLINE_EXCEEDED", b"The deadline passed before the call was executed.")
+        job_fail(f, job, CODE_DEADLINE_EXCEEDED, b"DEADLINE_EXCEEDED",
+                 b"The deadline passed before the call was executed.")
         return False
     return True
 
