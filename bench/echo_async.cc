@@ -1,5 +1,5 @@
-// What gRPC in C++ costs: a unary echo on its asynchronous API, one completion queue, one thread. It echoes bytes, so no
-// message is parsed. It says its address and runs until it is ended.
+// What gRPC in C++ costs: a unary echo on its asynchronous API, one completion queue, one thread. It echoes bytes, so
+// no message is parsed. It says its address and runs until it is ended.
 
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/impl/rpc_service_method.h>
