@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -12,6 +12,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from everopen import methods
+from everopen.v1 import cluster_service_pb2
+from everopen.v1.cluster_pb2 import PartitionMap
 from everopen.v1.order_service_pb2 import (
     PlaceOrderRequest,
     PlaceOrderResponse,
@@ -125,17 +127,74 @@ def placed(order: PlaceOrderRequest) -> PlaceOrderResponse:
     return response
 
 
-class FakeServer:
-    """Every message waits in `arrived` until the test takes and answers it."""
+class Known:
+    """A partition map, for the servers that share it. `map` is None: they have no such service."""
 
     def __init__(self) -> None:
+        self.map: PartitionMap | None = None
+        self.watches = 0
+        self.checks = 0
+        self._changed = asyncio.Event()
+
+    def publish(self, published: PartitionMap | None) -> None:
+        self.map = published
+        self.break_watches()
+
+    def break_watches(self) -> None:
+        """Those that watch get the map, if it is another than before, or UNAVAILABLE."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def handler(self, peers: set[str]) -> grpc.GenericRpcHandler:
+        async def get(_: Any, context: Any) -> Any:
+            peers.add(context.peer())
+            self.checks += 1
+            return cluster_service_pb2.GetPartitionMapResponse(map=self.map)
+
+        async def watch(_: Any, context: Any) -> Any:
+            peers.add(context.peer())
+            self.watches += 1
+            said: PartitionMap | None = None
+            while self.map is not said:
+                said, changed = self.map, self._changed
+                if said is None:
+                    break
+                yield cluster_service_pb2.WatchPartitionMapResponse(map=said)
+                await changed.wait()
+            code = grpc.StatusCode.UNIMPLEMENTED if self.map is None else grpc.StatusCode.UNAVAILABLE
+            await context.abort(code, "no map here")
+
+        return grpc.method_handlers_generic_handler(
+            "everopen.v1.ClusterService",
+            {
+                "GetPartitionMap": grpc.unary_unary_rpc_method_handler(
+                    get,
+                    cluster_service_pb2.GetPartitionMapRequest.FromString,
+                    cluster_service_pb2.GetPartitionMapResponse.SerializeToString,
+                ),
+                "WatchPartitionMap": grpc.unary_stream_rpc_method_handler(
+                    watch,
+                    cluster_service_pb2.WatchPartitionMapRequest.FromString,
+                    cluster_service_pb2.WatchPartitionMapResponse.SerializeToString,
+                ),
+            },
+        )
+
+
+class FakeServer:
+    """Every message waits in `arrived` until the test takes and answers it. `known` makes it serve a partition map."""
+
+    def __init__(self, known: Known | None = None) -> None:
         self.arrived: asyncio.Queue[Received] = asyncio.Queue()
         self.streams = 0
+        # Who connected: one for each connection on which anything was called.
+        self.peers: set[str] = set()
         self.address = ""
+        self._known = known
         self._server: grpc.aio.Server | None = None
 
-    async def start(self) -> None:
-        self._server = grpc.aio.server()
+    async def start(self, options: Sequence[tuple[str, int]] = ()) -> None:
+        self._server = grpc.aio.server(options=options)
         for service in (methods.ORDERS, methods.INVENTORY):
             handlers: dict[str, Any] = {
                 method.name: grpc.unary_unary_rpc_method_handler(
@@ -151,6 +210,8 @@ class FakeServer:
             self._server.add_generic_rpc_handlers(
                 (grpc.method_handlers_generic_handler(f"everopen.v1.{service}", handlers),)
             )
+        if self._known is not None:
+            self._server.add_generic_rpc_handlers((self._known.handler(self.peers),))
         port = self._server.add_insecure_port("127.0.0.1:0")
         self.address = f"127.0.0.1:{port}"
         await self._server.start()
@@ -164,6 +225,7 @@ class FakeServer:
             return await self.arrived.get()
 
     async def _decided(self, request: Any, context: Any) -> Any:
+        self.peers.add(context.peer())
         received = Received(request)
         self.arrived.put_nowait(received)
         reply = await received.reply
