@@ -50,7 +50,5 @@ def hostile(guarded: Server) -> Iterator[Connection]:
 @pytest.fixture
 def neighbour(guarded: Server) -> Iterator[Neighbour]:
     made = Neighbour(guarded)
-    made.is_served()
     yield made
-    made.is_served()
     made.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,6 +35,8 @@ SETTINGS = {
 }
 # Where those come from who do harm, so that their bound is not that of the others.
 THERE = "127.0.0.2"
+# Between two calls of the ordinary caller.
+PAUSE_S = 0.02
 
 
 @contextlib.contextmanager
@@ -48,20 +52,24 @@ def guarded_server(folder: Path) -> Iterator[Server]:
 
 
 class Neighbour:
-    """An ordinary caller, who also reads the counters."""
+    """An ordinary caller on one connection, again and again until close(), who also reads the counters."""
 
     def __init__(self, server: Server) -> None:
         self.client = Client(server.address)
         self.connection = Connection(server.address)
         self.workers = self.workers_now()
         self.counters = self._counters()
+        self._left = threading.Event()
+        self._calling = concurrent.futures.ThreadPoolExecutor(1)
+        self._served = self._calling.submit(self._call)
 
-    def is_served(self) -> None:
-        """On the connection that it had before, and by the processes that it had before."""
+    def _call(self) -> int:
+        served = 0
+        while not self._left.wait(PAUSE_S):
+            placed(self.connection.call(PLACE_ORDER, place()))
+            served += 1
         placed(self.connection.call(PLACE_ORDER, place()))
-        assert [(worker.pid, worker.restarts) for worker in self.workers_now()] == [
-            (worker.pid, worker.restarts) for worker in self.workers
-        ]
+        return served
 
     def sees_risen(self, *names: str) -> None:
         """One of these at least."""
@@ -72,8 +80,16 @@ class Neighbour:
         }
 
     def close(self) -> None:
-        self.client.close()
-        self.connection.close()
+        """Raises what went wrong with a call, or that it was others who served them in the end."""
+        self._left.set()
+        try:
+            self._served.result()
+            before = [(worker.pid, worker.restarts) for worker in self.workers]
+            assert [(worker.pid, worker.restarts) for worker in self.workers_now()] == before
+        finally:
+            self._calling.shutdown()
+            self.client.close()
+            self.connection.close()
 
     def workers_now(self) -> list[cluster.WorkerInfo]:
         stub = ClusterServiceStub(self.client.channel)

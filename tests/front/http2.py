@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -27,7 +28,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 FRAME_BYTES_MAX = 16_384
 WINDOW_BYTES = 65_535
 # A peer that says nothing for so long has nothing to say; a test that waits longer fails.
-SILENCE_S = 20.0
+SILENCE_S = 15.0
 NO_ERROR, PROTOCOL_ERROR, CANCEL, ENHANCE_YOUR_CALM = 0x0, 0x1, 0x8, 0xB
 
 Headers = list[tuple[str, str]]
@@ -220,9 +221,10 @@ class Connection:
         return self.answers.setdefault(stream_id, Answer())
 
     def read_until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            if self.read() is None:
-                raise EOFError(f"closed by the peer, goaways {self.goaways}")
+        for _ in self._frames():
+            if condition():
+                return
+        raise EOFError(f"closed by the peer, goaways {self.goaways}")
 
     def read(self) -> Frame | None:
         """The next frame; None at the end of the connection."""
@@ -238,8 +240,17 @@ class Connection:
         return frame
 
     def read_to_end(self) -> None:
-        while self.read() is not None:
+        for _ in self._frames():
             pass
+
+    def _frames(self) -> Iterator[Frame | None]:
+        """None, then what comes until the connection ends. A peer that only pings has nothing to say either."""
+        until = time.monotonic() + SILENCE_S
+        yield None
+        while (frame := self.read()) is not None:
+            if time.monotonic() > until:
+                raise TimeoutError("the peer goes on without saying what is waited for")
+            yield frame
 
     def ping(self, payload: bytes = b"01234567") -> None:
         """Sends a PING and waits for its acknowledgement: all that was sent before has been read by then."""

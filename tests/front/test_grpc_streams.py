@@ -152,8 +152,9 @@ def test_stream_that_is_not_read_leaves_the_others_of_its_connection_alone(serve
     with Connection(server.address, give_window=False) as connection:
         connection.grant(0, 1 << 24)
         stalled = connection.open(PLACE_ORDERS)
+        request = place_batch(1_000)
         for _ in range(4):
-            connection.data(stalled, prefixed(place_batch(1_000)))
+            connection.data(stalled, prefixed(request))
         connection.read_until(lambda: len(connection.stream(stalled).data) == 65_535)
         for _ in range(20):
             placed(connection.call(PLACE_ORDER, place()))

@@ -11,12 +11,9 @@ import pytest
 from hyperframe.frame import DataFrame, GoAwayFrame, PingFrame, PriorityFrame, RstStreamFrame
 
 from tests.front.calls import PLACE_ORDER, PLACE_ORDERS, place, place_batch, placed
-from tests.front.fronts import needs_native
 from tests.front.hostile import THERE, Neighbour, flood
-from tests.front.http2 import PREFACE, Connection, prefixed, raw_frame, recorded, request_headers
+from tests.front.http2 import PREFACE, PROTOCOL_ERROR, Connection, prefixed, raw_frame, recorded, request_headers
 from tests.serving import Server
-
-pytestmark = needs_native
 
 
 @pytest.fixture
@@ -30,7 +27,6 @@ GARBAGE = {
     "almost": PREFACE[:-1] + b"X" + bytes(100),
     "zeros": bytes(4_096),
     "noise": random.Random(1).randbytes(4_096),
-    "no settings": PREFACE + PingFrame(0, b"12345678").serialize(),
 }
 
 
@@ -39,6 +35,11 @@ def test_peer_that_speaks_no_http2_is_closed(server: Server, neighbour: Neighbou
     with Connection(server.address, greet=False, source=THERE) as connection:
         flood(connection, [garbage])
     neighbour.sees_risen("http2_errors")
+
+
+def test_peer_that_does_not_begin_with_settings_is_told_and_closed(server: Server, neighbour: Neighbour) -> None:
+    with Connection(server.address, greet=False, source=THERE) as connection:
+        assert flood(connection, [PREFACE, PingFrame(0, b"12345678")]) == [PROTOCOL_ERROR]
 
 
 # Frames that are wrong

@@ -13,7 +13,7 @@ import pytest
 
 from everopen.v1 import inventory_service_pb2 as inventory
 from everopen.v1 import order_service_pb2 as orders
-from tests.front.fronts import ReferenceServer, needs_native
+from tests.front.fronts import ReferenceServer
 from tests.front.recorded import BATCH_PATHS, PATHS, PLACE_ORDERS, Call, frozen_data_dir, record
 from tests.serving import Server, everopen
 
@@ -81,7 +81,6 @@ def test_record_reaches_every_method_and_is_answered_in_every_way(
     assert codes["INVALID_ARGUMENT"] > 50
 
 
-@needs_native
 def test_native_front_answers_byte_by_byte_as_the_reference(
     reference: tuple[list[Call], list[Answer], str], tmp_path: Path
 ) -> None:
@@ -111,7 +110,6 @@ def _cleared(message: Any) -> Any:
     return message
 
 
-@needs_native
 def test_two_workers_and_two_shards_answer_as_the_reference_but_for_sequences(
     reference: tuple[list[Call], list[Answer], str], tmp_path: Path
 ) -> None:
