@@ -15,6 +15,8 @@ cdef void relay_begin(Stream* s) noexcept nogil:
     r.stream = s
     r.upstream = u
     r.began_ns = u.front.now_ns
+    if s.bad_timeout:
+        s.deadline_ns = 0                # what it means is for the control server to say
     memcpy(buffer_reserve(&r.block, s.connection.headers.size), s.connection.headers.data, s.connection.headers.size)
     r.block.size = s.connection.headers.size
     relay_link(&u.waiting, r)
@@ -100,13 +102,19 @@ cdef void relay_refuse(RelayStream* r, int code, const char* reason, const char*
     refuse_stream(s, code, reason, description)
 
 
-# Ends a stream from here: with a status while its response has not begun, else with a reset.
+# Ends a stream from here, whatever it still holds; if that was done already, its client does not take it: a reset.
 cdef void relay_give_up(Stream* s, int code, const char* reason, const char* description) noexcept nogil:
-    if s.relay != NULL and s.relay.response_begun:
+    cdef RelayStream* r = s.relay
+    if r == NULL or not r.response_begun:
+        relay_reset(s, NGHTTP2_CANCEL)
+        refuse_stream(s, code, reason, description)
+    elif r.response_ended:
         reset_stream(s, NGHTTP2_CANCEL)
-        return
-    relay_reset(s, NGHTTP2_CANCEL)
-    refuse_stream(s, code, reason, description)
+    else:
+        if r.id != 0:
+            nghttp2_submit_rst_stream(r.upstream.session, 0, r.id, NGHTTP2_CANCEL)
+        queue_free(r.upstream, &r.response)
+        relay_cut(r, code, description)
 
 
 # The streams together hold what they may, though each keeps its window.
@@ -118,10 +126,12 @@ cdef bint queues_are_full(Upstream* u, size_t more) noexcept nogil:
 
 
 # Ends a response that has begun: what was received of it is delivered first.
-cdef void relay_end_unavailable(RelayStream* r) noexcept nogil:
+cdef void relay_cut(RelayStream* r, int code, const char* description) noexcept nogil:
+    cdef uint8_t digits[16]
+    cdef size_t size = <size_t>(put_decimal(digits, <uint32_t>code) - digits)
     r.block.size = 0
-    keep_header(&r.block, <const uint8_t*>b"grpc-status", 11, <const uint8_t*>b"14", 2, 0)
-    keep_header(&r.block, <const uint8_t*>b"grpc-message", 12, <const uint8_t*>CONTROL_LOST, strlen(CONTROL_LOST), 0)
+    keep_header(&r.block, <const uint8_t*>b"grpc-status", 11, digits, size, 0)
+    keep_header(&r.block, <const uint8_t*>b"grpc-message", 12, <const uint8_t*>description, strlen(description), 0)
     r.response_ended = True
     relay_resume_response(r)
 
@@ -219,10 +229,10 @@ cdef ssize_t relay_read_request(nghttp2_session* session, int32_t stream_id, uin
 # ---- towards the client
 
 
-# NULL: the stream is none of ours, or its client has gone.
+# NULL: the stream is none of ours, or what it says is not waited for any more.
 cdef inline RelayStream* answered(nghttp2_session* session, int32_t stream_id) noexcept nogil:
     cdef RelayStream* r = <RelayStream*>nghttp2_session_get_stream_user_data(session, stream_id)
-    return r if r != NULL and r.stream != NULL else NULL
+    return r if r != NULL and r.stream != NULL and not r.response_ended else NULL
 
 
 cdef int upstream_on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept nogil:
@@ -328,8 +338,12 @@ cdef int upstream_on_stream_close(nghttp2_session* session, int32_t stream_id, u
     relay_upstream_ended(r)
     if r.stream == NULL:
         relay_free(r)
+    elif r.response_ended:
+        pass                             # the client takes the rest
+    elif r.stream.deadline_ns and r.stream.deadline_ns <= r.upstream.front.now_ns:
+        relay_give_up(r.stream, CODE_DEADLINE_EXCEEDED, b"DEADLINE_EXCEEDED", b"The deadline passed.")
     elif not r.response_begun:
         relay_refuse(r, code_of_reset(error_code), b"CONTROL_RESET", b"The control server gave the call up.")
-    elif not r.response_ended:
+    else:
         reset_stream(r.stream, NGHTTP2_CANCEL if error_code == <uint32_t>NGHTTP2_CANCEL else NGHTTP2_INTERNAL_ERROR)
     return 0

@@ -236,7 +236,7 @@ cdef void upstream_disconnect(Upstream* u) noexcept nogil:
         elif not r.response_begun:
             relay_refuse(r, CODE_UNAVAILABLE, b"CONTROL_DOWN", CONTROL_LOST)
         elif not r.response_ended:
-            relay_end_unavailable(r)
+            relay_cut(r, CODE_UNAVAILABLE, CONTROL_LOST)
 
 
 # No stream can be opened on this connection any more: the control server said that it goes, or the ids are used up.

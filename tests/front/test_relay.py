@@ -344,6 +344,15 @@ async def test_deadline_passes_while_a_call_waits_for_a_control_server(path: Pat
         assert answer.code == DEADLINE_EXCEEDED
 
 
+async def test_deadline_after_the_headers_ends_with_its_status(control: Control, front: BareFront) -> None:
+    with Connection(front.address) as connection:
+        stream = connection.open(path_of("Late"), ("grpc-timeout", "200m"))
+        connection.data(stream, prefixed(b"x"), end=True)
+        answer = await asyncio.to_thread(connection.answer, stream)
+        assert answer.headers["first"] == "1"
+        assert answer.code == DEADLINE_EXCEEDED
+
+
 class RawControl:
     """Answers each stream with the frames it was given, and nothing else."""
 
