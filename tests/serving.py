@@ -40,10 +40,12 @@ class Server:
 
     PROGRAM: tuple[str, ...] = ("engine", "serve")
 
-    def __init__(self, data_dir: Path, *arguments: str, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self, data_dir: Path, *arguments: str, listen: str = "127.0.0.1:0", segment_bytes: int = SEGMENT_BYTES
+    ) -> None:
         self.data_dir = data_dir
         self.log_path = data_dir.parent / f"{data_dir.name}.stderr"
-        command = [sys.executable, "-m", *self.PROGRAM, "--data-dir", str(data_dir), "--listen", "127.0.0.1:0"]
+        command = [sys.executable, "-m", *self.PROGRAM, "--data-dir", str(data_dir), "--listen", listen]
         command += ["--segment-bytes", str(segment_bytes), *arguments]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -122,8 +124,9 @@ class Client:
     """The generated stubs over one connection, and the bare channel for bytes that no stub would send."""
 
     def __init__(self, address: str) -> None:
-        # Reconnecting at once: the default waits a second after a server that was killed.
-        options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.min_reconnect_backoff_ms", 50)]
+        # Reconnecting at once: the default waits a second after a server that was killed. (The minimum is how long an
+        # attempt may take.)
+        options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.min_reconnect_backoff_ms", 20_000)]
         # A pool of connections is shared by address otherwise, also over the life of two servers.
         options.append(("grpc.use_local_subchannel_pool", 1))
         self.channel = grpc.insecure_channel(address, options=options)

@@ -101,7 +101,7 @@ def test_reflection_describes_the_services_at_the_same_address(client: Client) -
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:0", "unix:"])
 def test_address_of_every_kind_is_served(front: type[Server], listen: str, tmp_path: Path) -> None:
     where = f"unix:{tmp_path}/front.sock" if listen == "unix:" else listen
-    with front(tmp_path / "data", "--listen", where) as server:
+    with front(tmp_path / "data", listen=where) as server:
         assert server.address.startswith(where.removesuffix(":0"))
         with grpc.insecure_channel(server.address) as channel:
             check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
