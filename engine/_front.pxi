@@ -3,7 +3,7 @@
 SETTING_NAMES = (
     "calls_max", "bytes_max", "connection_bytes_max", "connections_max", "connections_per_peer_max",
     "streams_per_connection_max", "streams_per_connection_min", "batches_per_stream_max", "commands_per_turn_max",
-    "link_jobs_max",
+    "link_jobs_max", "shard_jobs_max",
     "header_list_bytes_max", "control_frames_max", "control_frames_per_s", "resets_max", "resets_per_s",
     "continuations_max", "ping_strikes_max", "ping_interval_ms",
     "handshake_ms", "message_ms", "keepalive_ms", "keepalive_timeout_ms", "connection_age_ms", "age_grace_ms",

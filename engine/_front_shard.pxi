@@ -46,6 +46,10 @@ cdef bint is_wanted(Front* f, Job* job) noexcept nogil:
     if f.hosted[job.shard] == NULL or (job.call != NULL and job.call.stream == NULL):
         job_fail(f, job, CODE_CANCELLED, b"CANCELLED", b"The caller went away.")
         return False
+    if f.hosted[job.shard].jobs_in_flight >= f.settings.shard_jobs_max:
+        tally(f, CALLS_REFUSED_OVERLOAD, 1)
+        job_fail(f, job, CODE_RESOURCE_EXHAUSTED, b"OVERLOADED", OVERLOADED_TEXT)
+        return False
     if job.deadline_ns and job.deadline_ns <= f.now_ns:
         tally(f, CALLS_EXPIRED, 1)
         job_fail(f, job, CODE_DEADLINE_EXCEEDED, b"DEADLINE_EXCEEDED",
@@ -142,6 +146,7 @@ cdef void wait_until_durable(Hosted* h, Job* job) noexcept nogil:
     else:
         h.waiting_last.next = job
     h.waiting_last = job
+    h.jobs_in_flight += 1
     h.kick = True
 
 
@@ -161,6 +166,7 @@ cdef void let_go(Front* f, Hosted* h) noexcept nogil:
     cdef Job* job = h.waiting_first
     while job != NULL and job.sequence <= durable:
         h.waiting_first = job.next
+        h.jobs_in_flight -= 1
         job.next = NULL
         job_done(f, job)
         job = h.waiting_first

@@ -117,6 +117,7 @@ cdef struct Stream:
     int watched, told
     RelayStream* relay
     Stream* next_watcher
+    Stream** watched_from                # what points to it in the list of watchers; NULL: it is none
 
 cdef struct Peer:                        # one address, for the bound on its connections
     Peer* next
@@ -137,6 +138,7 @@ cdef struct Connection:
     uint32_t stream_count                # open ones
     uint32_t native_streams              # of these, long-lived native ones
     uint32_t calls_in_flight
+    uint32_t calls_at_work               # of these, with a shard
     size_t bytes_in_flight
     size_t unconsumed
     Buffer out                           # what the socket did not take
@@ -198,7 +200,7 @@ cdef struct Link:                        # to another worker
 cdef struct FrontSettings:
     uint64_t calls_max, bytes_max, connection_bytes_max, connections_max, connections_per_peer_max
     uint64_t streams_per_connection_max, streams_per_connection_min, batches_per_stream_max, commands_per_turn_max
-    uint64_t link_jobs_max
+    uint64_t link_jobs_max, shard_jobs_max
     uint64_t header_list_bytes_max, control_frames_max, control_frames_per_s, resets_max, resets_per_s
     uint64_t continuations_max, ping_strikes_max, ping_interval_ms
     uint64_t handshake_ms, message_ms, keepalive_ms, keepalive_timeout_ms, connection_age_ms, age_grace_ms
@@ -218,6 +220,7 @@ cdef struct Front:
     bint drained
     # All below belongs to the loop's thread.
     bint stopping, draining, goaways_final
+    bint links_unsent                    # since the links were published last, as when a written answer lets in a batch
     uint64_t now_ns, sweep_at_ns, drain_began_ns
     FrontSettings settings
     Listener* listeners

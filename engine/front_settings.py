@@ -40,6 +40,8 @@ DEFAULTS: Final[Mapping[str, int]] = MappingProxyType(
         "commands_per_turn_max": 128,
         # Jobs that wait for one other worker; beyond that its shards are refused rather than queued for.
         "link_jobs_max": 16_384,
+        # Jobs of one shard that were executed and are not durable yet: a disk that stands still is heard of.
+        "shard_jobs_max": 65_536,
         # Names, values and 32 bytes a header, as HTTP/2 counts; what gRPC's own servers take is 8 to 16 KiB.
         "header_list_bytes_max": 16 * KIB,
         # Frames that carry no request, at once: a client may open all its streams and set a window for each.
