@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -16,6 +17,8 @@ import orjson
 
 from engine.errors import EveropenError
 from engine.limits import CHANNEL_FDS_MAX, CHANNEL_MESSAGE_BYTES_MAX
+
+_INT = struct.Struct("i")
 
 
 class ChannelError(EveropenError):
@@ -58,22 +61,24 @@ class Channel:
         """The descriptors are copied; they stay the caller's. Raises ChannelError."""
         line = orjson.dumps({"kind": kind, **fields}, option=orjson.OPT_APPEND_NEWLINE)
         try:
-            socket.send_fds(self._socket, [line], list(fds), socket.MSG_NOSIGNAL)
+            socket.send_fds(self._socket, [line], list(fds))
         except OSError as error:
             raise ChannelError(f"{kind} could not be sent: {error.strerror}") from None
 
     def receive(self) -> Message | None:
         """None once the other side has ended. Raises BlockingIOError if there is nothing yet."""
+        # Not socket.recv_fds: in Python 3.11 it forgets its flags, and descriptors would be inherited.
+        room = socket.CMSG_SPACE(CHANNEL_FDS_MAX * _INT.size)
         try:
-            line, fds, _, _ = socket.recv_fds(
-                self._socket, CHANNEL_MESSAGE_BYTES_MAX, CHANNEL_FDS_MAX, socket.MSG_CMSG_CLOEXEC
-            )
+            line, riders, flags, _ = self._socket.recvmsg(CHANNEL_MESSAGE_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             return None
         if not line:
             return None
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise ChannelError("a message was cut off")
         fields = orjson.loads(line)
-        return Message(fields.pop("kind"), fields, fds)
+        return Message(fields.pop("kind"), fields, [fd for _, _, data in riders for (fd,) in _INT.iter_unpack(data)])
 
     def fileno(self) -> int:
         return self._socket.fileno()
