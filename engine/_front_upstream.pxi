@@ -284,8 +284,9 @@ cdef void relay_turn(Front* f) noexcept nogil:
         upstream_write(u)
 
 
+# A drain waits for every call, and the control server drains too: then nothing is waited for.
 cdef void expire_waiting(Upstream* u) noexcept nogil:
-    cdef uint64_t bound_ns = u.front.settings.relay_connect_ms * 1000000
+    cdef uint64_t bound_ns = 0 if u.front.draining else u.front.settings.relay_connect_ms * 1000000
     while u.waiting.first != NULL and u.front.now_ns - u.waiting.first.began_ns >= bound_ns:
         relay_refuse(u.waiting.first, CODE_UNAVAILABLE, b"CONTROL_DOWN", b"The control server cannot be reached.")
 

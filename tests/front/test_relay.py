@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,13 @@ def connect(front: BareFront) -> Channel:
 async def within(work: AsyncIterator[bytes]) -> list[bytes]:
     async with asyncio.timeout(PATIENCE_S):
         return [item async for item in work]
+
+
+def wait_until_gone(path: Path) -> None:
+    until_s = time.monotonic() + PATIENCE_S
+    while path.exists():
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
 
 
 async def failed(call: Awaitable[object]) -> grpc.StatusCode:
@@ -326,6 +334,38 @@ async def test_call_waits_for_a_control_server_that_comes(path: Path, channel: C
     server = await start_control(path, control)
     assert await asyncio.wait_for(call, PATIENCE_S) == b"early"
     await server.stop(0)
+
+
+async def test_control_server_that_leaves_ends_its_calls_and_gets_no_more(path: Path, front: BareFront) -> None:
+    old = Control()
+    leaving = await start_control(path, old)
+    async with connect(front) as channel:
+        before = channel.unary_stream(path_of("Late"))(b"before")
+        assert dict(await before.initial_metadata()) == {"first": "1"}
+        stopping = asyncio.ensure_future(leaving.stop(PATIENCE_S))
+        await asyncio.to_thread(wait_until_gone, path)
+        new = Control()
+        server = await start_control(path, new)
+        after = asyncio.ensure_future(channel.unary_unary(path_of("Unary"))(b"after"))
+        old.go.set()
+        assert await within(before) == [b"before"]
+        assert await asyncio.wait_for(after, PATIENCE_S) == b"after"
+        assert new.metadata
+        assert not old.metadata
+        await stopping
+        await server.stop(0)
+
+
+async def test_drain_waits_for_relayed_calls_and_for_no_connection(path: Path, control: Control) -> None:
+    with BareFront(path) as front:
+        async with connect(front) as channel:
+            call = channel.unary_stream(path_of("Late"))(b"x")
+            assert dict(await call.initial_metadata()) == {"first": "1"}
+            front.front.drain()
+            assert not await asyncio.to_thread(front.front.drained, 0.0)
+            control.go.set()
+            assert await within(call) == [b"x"]
+            assert await asyncio.to_thread(front.front.drained, PATIENCE_S)
 
 
 async def test_call_without_a_control_server_is_unavailable(path: Path) -> None:
