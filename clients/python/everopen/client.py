@@ -357,15 +357,19 @@ class Client:
             stubs = direct.stubs if direct is not None else self._stubs
             messages = (PlaceOrdersRequest(orders=batch) for batch in batches)
             streams.append((direct, indexes, batches, stubs[methods.ORDERS].PlaceOrders(messages, timeout=timeout_s)))
-        for direct, indexes, batches, call in streams:
-            answered, failure = read_answers(call, batches)
-            answers.update(zip(indexes, answered, strict=False))
-            unanswered = indexes[len(answered) :]
-            answers.update(dict.fromkeys(unanswered, failure))
-            if direct is not None:
-                if unanswered and self._routes.failed(direct, failure):
+        try:
+            for direct, indexes, batches, call in streams:
+                answered, failure = read_answers(call, batches)
+                answers.update(zip(indexes, answered, strict=False))
+                unanswered = indexes[len(answered) :]
+                answers.update(dict.fromkeys(unanswered, failure))
+                if direct is not None and unanswered and self._routes.failed(direct, failure):
                     at_main.update(unanswered)
-                self._routes.release(direct)
+        finally:
+            for direct, _, _, call in streams:
+                call.cancel()  # Only matters where something else ended the reading.
+                if direct is not None:
+                    self._routes.release(direct)
         return at_main
 
     def _call(
