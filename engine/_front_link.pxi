@@ -55,6 +55,7 @@ cdef void link_send(Front* f, Link* link, Job* job) noexcept nogil:
 
 
 cdef void link_queue(Link* link, Job* job) noexcept nogil:
+    link.front.links_unsent = True
     job.next = NULL
     if link.unsent_first == NULL:
         link.unsent_first = job
@@ -193,6 +194,7 @@ cdef inline void link_slot_free(Link* link, uint32_t slot) noexcept nogil:
 cdef void links_publish(Front* f) noexcept nogil:
     cdef Link* link
     cdef int worker
+    f.links_unsent = False
     for worker in range(f.workers):
         link = f.links[worker]
         if link != NULL and not link.dead:

@@ -81,7 +81,7 @@ cdef void receive_events(Front* f) noexcept nogil:
 # Milliseconds that may be slept: none while work is left.
 cdef int wait_for(Front* f, uint64_t now_ns) noexcept nogil:
     cdef uint64_t until_ns = f.sweep_at_ns
-    if f.runnable != NULL or relay_wants_turn(f):
+    if f.runnable != NULL or f.links_unsent or relay_wants_turn(f):
         return 0
     if f.listener_rearm_ns and f.listener_rearm_ns < until_ns:
         until_ns = f.listener_rearm_ns
@@ -140,6 +140,9 @@ cdef void connection_event(Connection* c, uint32_t events) noexcept nogil:
 cdef void accept_all(Front* f, Listener* listener) noexcept nogil:
     cdef uint8_t address[16]
     cdef int fd, i
+    # The event may be older than the drain, which is over only when every connection has heard of it.
+    if f.draining:
+        return
     for i in range(ACCEPTS_MAX):
         if listener.shared and not may_accept(f):
             tally(f, ACCEPTS_LEFT_TO_OTHERS, 1)
