@@ -47,8 +47,7 @@ cdef void stream_end(Stream* s) noexcept nogil:
     if s.next != NULL:
         s.next.previous = s.previous
     c.stream_count -= 1
-    if s.kind == STREAM_HEALTH_WATCH:
-        forget_watcher(s)
+    forget_watcher(s)
     while s.calls != NULL:
         call_leave(s, s.calls)
     drop_filling(s)
@@ -99,6 +98,7 @@ cdef Call* call_begin(Stream* s) noexcept nogil:
     call.next = NULL
     call.done = False
     call.charged_bytes = 0
+    call.item_count = 0
     call.request.size = 0
     answer = call.job.answer
     answer.size = 0
@@ -167,6 +167,7 @@ cdef void call_leave(Stream* s, Call* call) noexcept nogil:
     charge(c, -<int64_t>call.charged_bytes)
     c.calls_in_flight -= 1
     c.front.calls_in_flight -= 1
+    c.calls_at_work -= call.pending != 0
     call.stream = NULL
     if call.pending == 0:
         # The stream's own call is free again, and the stream is not to be freed with it: it is still in use.
@@ -205,6 +206,15 @@ cdef void feed_backlog(Stream* s) noexcept nogil:
     buffer_free(&waiting)
     if s.backlog.size == 0:
         consume_stream(s, 0)
+        refuse_if_cut(s)
+
+
+# Whether the request ends in the middle of a message; not known before its backlog is read.
+cdef bint refuse_if_cut(Stream* s) noexcept nogil:
+    if not s.end_received or s.backlog.size or (s.filling == NULL and s.prefix_size == 0):
+        return False
+    refuse_stream(s, CODE_INTERNAL, b"MALFORMED", b"The request ends in the middle of a message.")
+    return True
 
 
 # The end of a request. A unary call goes its way now.
@@ -212,10 +222,8 @@ cdef void end_request(Stream* s) noexcept nogil:
     s.end_received = True
     if s.kind == STREAM_RELAYED:
         relay_end(s)
-    elif stream_is_over(s):
+    elif stream_is_over(s) or refuse_if_cut(s):
         return
-    elif s.filling != NULL or s.prefix_size:
-        refuse_stream(s, CODE_INTERNAL, b"MALFORMED", b"The request ends in the middle of a message.")
     elif s.kind == STREAM_BATCHES:
         reply_at_end(s)
     elif s.calls == NULL:
@@ -247,6 +255,7 @@ cdef void dispatch(Stream* s, Call* call) noexcept nogil:
     job.request = span_of(call.request.data if call.request.data != NULL else <const uint8_t*>b"", call.request.size)
     job.deadline_ns = s.deadline_ns
     call.pending = 1
+    s.connection.calls_at_work += 1
     if f.shards > 1 and job.is_batch:
         shard = split_call(f, call, &fault)
         if shard < 0:
@@ -369,6 +378,7 @@ cdef void job_done(Front* f, Job* job) noexcept nogil:
     if call.stream == NULL:
         call_free(f, call)
         return
+    call.stream.connection.calls_at_work -= 1
     # What the call weighs for the balance between workers.
     call.stream.connection.commands += 1 + call.job.items + call.item_count
     if call.part_count:

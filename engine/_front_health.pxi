@@ -59,8 +59,7 @@ cdef void answer_health(Stream* s, Call* call) noexcept nogil:
     if s.kind == STREAM_HEALTH_WATCH:
         s.told = f.health
         s.watched = known
-        s.next_watcher = f.watchers
-        f.watchers = s
+        remember_watcher(s)
         s.long_lived = True
         s.connection.native_streams += 1
         if f.draining:
@@ -76,13 +75,23 @@ cdef void health_answer(Job* job, int status) noexcept nogil:
     seal_answer(job)
 
 
+# Watchers may be very many, so that one is found and forgotten without a look at the others.
+cdef void remember_watcher(Stream* s) noexcept nogil:
+    cdef Front* f = s.connection.front
+    s.next_watcher = f.watchers
+    s.watched_from = &f.watchers
+    if f.watchers != NULL:
+        f.watchers.watched_from = &s.next_watcher
+    f.watchers = s
+
+
 cdef void forget_watcher(Stream* s) noexcept nogil:
-    cdef Stream** at = &s.connection.front.watchers
-    while at[0] != NULL:
-        if at[0] == s:
-            at[0] = s.next_watcher
-            return
-        at = &at[0].next_watcher
+    if s.watched_from == NULL:
+        return
+    s.watched_from[0] = s.next_watcher
+    if s.next_watcher != NULL:
+        s.next_watcher.watched_from = s.watched_from
+    s.watched_from = NULL
 
 
 # Tells watchers of a change; at a drain they hear it and are let go.

@@ -18,6 +18,7 @@ cdef extern from "<zlib.h>" nogil:
 cdef enum:
     GZIP_WINDOW_BITS = 31                # the greatest window, behind a gzip header
     INFLATE_BYTES = 65536                # at a time
+    BYTES_MORE_PARTS = 4                 # see memory_is_full
 
 
 cdef inline uint32_t load_big_u32(const uint8_t* at) noexcept nogil:
@@ -74,13 +75,30 @@ cdef void begin_message_of(Stream* s) noexcept nogil:
         refuse_stream(s, CODE_RESOURCE_EXHAUSTED, b"MESSAGE_TOO_LARGE", b"A message has at most 4 MiB.")
     elif s.kind != STREAM_BATCHES and s.calls != NULL:
         refuse_stream(s, CODE_INTERNAL, b"MALFORMED", b"The method takes one request message.")
-    elif f.bytes_in_flight > f.settings.bytes_max or f.calls_in_flight >= f.settings.calls_max:
-        tally(f, CALLS_REFUSED_OVERLOAD, 1)
-        refuse_stream(s, CODE_RESOURCE_EXHAUSTED, b"OVERLOADED", OVERLOADED_TEXT)
+    elif f.bytes_in_flight > f.settings.bytes_max or f.calls_in_flight >= f.settings.calls_max \
+            or answers_pile_up(s.connection):
+        refuse_overloaded(s)
     else:
         s.filling = call_begin(s)
         if s.message_size == 0:
             message_is_whole(s)
+
+
+# All that was asked for is done, and the peer does not take it.
+cdef inline bint answers_pile_up(const Connection* c) noexcept nogil:
+    return (c.calls_in_flight > 0 and c.calls_at_work == 0
+            and c.bytes_in_flight > c.front.settings.connection_bytes_max)
+
+
+cdef void refuse_overloaded(Stream* s) noexcept nogil:
+    tally(s.connection.front, CALLS_REFUSED_OVERLOAD, 1)
+    refuse_stream(s, CODE_RESOURCE_EXHAUSTED, b"OVERLOADED", OVERLOADED_TEXT)
+
+
+# Messages that were begun in time may pass the bound by a part: connections that can be made to wait do so before. Beyond
+# it they are given up, since together they could otherwise take any amount of memory.
+cdef inline bint memory_is_full(const Front* f) noexcept nogil:
+    return f.bytes_in_flight > f.settings.bytes_max + f.settings.bytes_max // BYTES_MORE_PARTS
 
 
 cdef size_t feed_message(Stream* s, const uint8_t* data, size_t size) noexcept nogil:
@@ -88,6 +106,9 @@ cdef size_t feed_message(Stream* s, const uint8_t* data, size_t size) noexcept n
     cdef size_t left = s.message_size - request.size
     if size > left:
         size = left
+    if memory_is_full(s.connection.front):
+        refuse_overloaded(s)
+        return size
     memcpy(buffer_reserve(request, size), data, size)
     request.size += size
     call_charge(s.filling, size)
@@ -100,13 +121,13 @@ cdef size_t feed_message(Stream* s, const uint8_t* data, size_t size) noexcept n
 # what follows a message would make it an error.
 cdef void message_is_whole(Stream* s) noexcept nogil:
     cdef Call* call = s.filling
-    cdef bint compressed = s.prefix[0] == 1
+    # A message that is refused goes with what is being received; among the calls it would wait for an answer for ever.
+    if s.prefix[0] == 1 and not expand(s, call):
+        return
     s.filling = NULL
     s.prefix_size = 0
     s.message_began_ns = 0
     call_append(s, call)
-    if compressed and not expand(s, call):
-        return
     if s.kind == STREAM_BATCHES:
         dispatch(s, call)
 
@@ -120,6 +141,7 @@ cdef bint expand(Stream* s, Call* call) noexcept nogil:
     code = gunzip(&call.request, &plain)
     buffer_free(&call.request)
     call.request = plain
+    call_charge(call, plain.size)
     if code == CODE_RESOURCE_EXHAUSTED:
         tally(f, REQUESTS_TOO_LARGE, 1)
         refuse_stream(s, code, b"MESSAGE_TOO_LARGE", b"A message has at most 4 MiB, also when it is expanded.")

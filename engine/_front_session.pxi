@@ -240,7 +240,8 @@ cdef void connection_read(Connection* c) noexcept nogil:
     if size == 0 or (size < 0 and errno != EAGAIN and errno != EINTR):
         connection_close(c)
         return
-    if size < 0 or c.lingering:
+    # Who was told to go is not heard any more: nothing would bound what it asks for.
+    if size < 0 or c.lingering or c.closing:
         return
     tally(f, BYTES_RECEIVED, <uint64_t>size)
     c.received_ns = f.now_ns
@@ -258,11 +259,12 @@ cdef void connection_read(Connection* c) noexcept nogil:
     pause_if_full(c)
 
 
-# A connection whose answers nobody takes, or that sends faster than it can be served, is not read for a while.
+# A connection that sends faster than it can be served is not read for a while. Never when only the peer can help: with
+# its windows, with the end of a request.
 cdef void pause_if_full(Connection* c) noexcept nogil:
     cdef Front* f = c.front
-    if c.calls_in_flight and (c.bytes_in_flight > f.settings.connection_bytes_max
-                              or f.bytes_in_flight > f.settings.bytes_max):
+    if c.calls_at_work and (c.bytes_in_flight > f.settings.connection_bytes_max
+                            or f.bytes_in_flight > f.settings.bytes_max):
         c.paused = True
         tally(f, READS_PAUSED, 1)
         connection_watch(c, EPOLL_CTL_MOD)
@@ -270,8 +272,8 @@ cdef void pause_if_full(Connection* c) noexcept nogil:
 
 cdef void resume_if_room(Connection* c) noexcept nogil:
     cdef Front* f = c.front
-    if c.paused and (not c.calls_in_flight or (c.bytes_in_flight <= f.settings.connection_bytes_max // 2
-                                               and f.bytes_in_flight <= f.settings.bytes_max)):
+    if c.paused and (not c.calls_at_work or (c.bytes_in_flight <= f.settings.connection_bytes_max // 2
+                                             and f.bytes_in_flight <= f.settings.bytes_max)):
         c.paused = False
         connection_watch(c, EPOLL_CTL_MOD)
 
@@ -399,6 +401,8 @@ cdef void connection_free(Connection* c) noexcept nogil:
     queue_forget(f, &c.ready)
     guard_peer_leaves(f, c)
     nghttp2_session_del(c.session)
+    # Also where a process that is being started has a copy of the descriptor, which would keep the events coming.
+    epoll_ctl(f.epoll_fd, EPOLL_CTL_DEL, c.fd, NULL)
     posix_close(c.fd)
     buffer_free(&c.out)
     buffer_free(&c.headers)
