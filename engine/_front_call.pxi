@@ -256,7 +256,13 @@ cdef void dispatch(Stream* s, Call* call) noexcept nogil:
     job.deadline_ns = s.deadline_ns
     call.pending = 1
     s.connection.calls_at_work += 1
-    if f.shards > 1 and job.is_batch:
+    if job.is_batch and s.broken:
+        job_fail(f, job, CODE_CANCELLED, b"CANCELLED", b"A batch before it ended the stream.")
+        return
+    if job.is_batch and f.shards == 1 and batch_count(job.method, job.request.data, job.request.size, &fault) < 0:
+        refuse_batch(f, call, &fault)
+        return
+    if job.is_batch and f.shards > 1:
         shard = split_call(f, call, &fault)
         if shard < 0:
             return
@@ -276,6 +282,14 @@ cdef inline int any_shard(Front* f) noexcept nogil:
     return 0
 
 
+# Malformed, or too many items. Known before its stream is read further, so that the order of batches is kept.
+cdef void refuse_batch(Front* f, Call* call, const Fault* fault) noexcept nogil:
+    call.stream.broken = True
+    buffer_begin_answer(&call.job.answer)
+    encode_status(&call.job.answer, fault)
+    job_fail_with(f, &call.job, fault.code)
+
+
 # The shard that the whole batch concerns; -1: it was cut into parts that are on their way, or refused.
 cdef int split_call(Front* f, Call* call, Fault* fault) noexcept nogil:
     cdef Job* job = &call.job
@@ -287,9 +301,7 @@ cdef int split_call(Front* f, Call* call, Fault* fault) noexcept nogil:
     INVARIANT(call.shard_of_item != NULL, b"memory for a batch")
     if route_batch(job.method, job.request.data, job.request.size, <uint32_t>f.shards, call.shard_of_item,
                    &call.item_count, fault) < 0:
-        buffer_begin_answer(&job.answer)
-        encode_status(&job.answer, fault)
-        job_fail_with(f, job, fault.code)
+        refuse_batch(f, call, fault)
         return -1
     for i in range(call.item_count):
         concerned |= <uint64_t>1 << call.shard_of_item[i]

@@ -23,15 +23,11 @@ cdef int health_now(Front* f) noexcept nogil:
 cdef bint health_service(const uint8_t* data, size_t size, Span* service) noexcept nogil:
     cdef Reader reader = reader_of(data, size, GROUP_DEPTH_MAX)
     cdef Fields fields
-    cdef int number
     fields.present = 0
-    service[0] = span_empty()
     while reader.at < reader.end:
-        number = next_field(&reader, &SHAPE_HEALTH, &fields)
-        if number < 0:
+        if next_field(&reader, &SHAPE_HEALTH, &fields) < 0:
             return False
-        if number == 1:
-            service[0] = fields.slots[1].text
+    service[0] = text_in(&fields, 1)
     return True
 
 

@@ -122,11 +122,6 @@ cdef int64_t execute_slice(Front* f, Job* job, int64_t budget) noexcept nogil:
     if job.offset == 0 and job.items == 0:
         buffer_begin_answer(&job.answer)
         tally(f, BATCHES_EXECUTED, 1)
-        if batch_count(job.method, job.request.data, job.request.size, &s.fault) < 0:
-            encode_status(&job.answer, &s.fault)
-            job.code = <uint32_t>s.fault.code
-            wait_until_durable(h, job)
-            return 1
     items = execute_some(s, job.method, job.request.data, job.request.size, &job.offset, most, logged_now_ms(h),
                          &job.answer, h.journal)
     job.items += <uint32_t>items

@@ -92,6 +92,7 @@ cdef struct Stream:
     uint8_t encoding
     bint is_post, has_grpc_content, bad_timeout
     bint begun                           # its headers were accepted
+    bint broken                          # a batch was refused as a whole: none after it is carried out
     bint long_lived                      # counted in its connection's `native_streams`
     bint end_received, answering, deferred, closed
     bint ending                          # it ends with `status_code` and `status` once the calls before are answered
