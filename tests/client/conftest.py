@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import everopen
+from tests.client.cluster import Cluster
 from tests.client.fake import Clock, FakeServer, Upper
 
 
@@ -45,3 +46,18 @@ async def unbatched(server: FakeServer, clock: Clock) -> AsyncIterator[everopen.
 @pytest.fixture
 def blocking(server: FakeServer, clock: Clock) -> everopen.Client:
     return everopen.Client(server.address, sleep=clock.sleep_now, **arguments(clock))
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    cluster = Cluster()
+    await cluster.start()
+    yield cluster
+    await cluster.stop()
+
+
+@pytest.fixture
+async def routed(cluster: Cluster, clock: Clock) -> AsyncIterator[everopen.AsyncClient]:
+    """A client of the cluster's main address."""
+    async with everopen.AsyncClient(cluster.main.address, sleep=clock.sleep, **arguments(clock)) as client:
+        yield client
