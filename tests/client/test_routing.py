@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -297,3 +299,35 @@ async def test_blocking_client_places_orders_over_a_stream_for_each_worker(
         answers = everopen.or_raise(await call)
         assert [answer.order.order_id for answer in answers] == [f"o{number}" for number in range(6)]
         assert clock.slept == []
+
+
+async def test_threads_share_a_client_while_the_map_changes(cluster: Cluster) -> None:
+    """Channels come and go under the calls of many threads; none may notice."""
+    cluster.publish()
+    got: set[FakeServer] = set()
+
+    async def serve(server: FakeServer) -> None:
+        while True:
+            received = await server.arrived.get()
+            got.add(server)
+            received.reply_with(GetOrderResponse())
+
+    serving = [asyncio.create_task(serve(server)) for server in cluster.servers]
+    with everopen.Client(cluster.main.address) as client:
+        await Blocking(cluster, client).usable()
+
+        def call(number: int) -> None:
+            for turn in range(100):
+                client.get_order(SHOPS[turn % 2][number], order_id="A-1")
+
+        with ThreadPoolExecutor(8) as pool:
+            calls = asyncio.gather(*(asyncio.get_running_loop().run_in_executor(pool, call, n) for n in range(8)))
+            for hosts in itertools.cycle([(0, 0), (0, 1), (1, 1), (1, 0, 1, 0)]):
+                if calls.done():
+                    break
+                cluster.publish(hosts=hosts)
+                await asyncio.wait([calls], timeout=0.005)
+            await calls
+    for task in serving:
+        task.cancel()
+    assert got == set(cluster.servers)
