@@ -291,23 +291,28 @@ async def test_tiny_budget_still_moves_everything(path: Path, control: Control) 
 # Breaks
 
 
-async def test_killed_control_server_ends_its_calls_and_comes_back(path: Path, front: BareFront) -> None:
+@pytest_asyncio.fixture
+async def mortal(path: Path) -> AsyncIterator[ControlProcess]:
     control = ControlProcess(path)
     await control.start()
+    yield control
+    await control.kill()
+
+
+async def test_killed_control_server_ends_its_calls_and_comes_back(mortal: ControlProcess, front: BareFront) -> None:
     async with connect(front) as channel:
         unanswered = asyncio.ensure_future(channel.unary_unary(path_of("Hang"))(b""))
         conversation = channel.stream_stream(path_of("Echo"))()
         await conversation.write(b"1")
         assert await conversation.read() == b"1"
-        await control.kill()
+        await mortal.kill()
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await asyncio.wait_for(unanswered, PATIENCE_S)
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         assert await failed(conversation.read()) == grpc.StatusCode.UNAVAILABLE
-        await control.start()
+        await mortal.start()
         assert await channel.unary_unary(path_of("Unary"))(b"again") == b"again"
         assert front.count("relay_connects") == 2
-        await control.kill()
 
 
 async def test_call_waits_for_a_control_server_that_comes(path: Path, channel: Channel) -> None:
