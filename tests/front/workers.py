@@ -30,15 +30,7 @@ class Process:
         self.number = number
         self.heard: list[Message] = []
         self._channel, other = Channel.pair()
-        command = [
-            sys.executable,
-            "-m",
-            "engine.worker",
-            "--channel",
-            str(other.fileno()),
-            "--parent",
-            str(os.getpid()),
-        ]
+        command = [sys.executable, "-m", "engine.worker", "--name", f"worker {number}"]
         with other, log.open("ab") as stderr:
             self.process = subprocess.Popen(
                 [*command, "--channel", str(other.fileno()), "--parent", str(os.getpid())],
