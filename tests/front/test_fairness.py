@@ -1,4 +1,4 @@
-"""What a caller's single order pays for the big batches of others, counted in commands: time would tell of the machine."""
+"""What a single order pays for the big batches of others, counted in commands: time would tell of the machine."""
 
 from __future__ import annotations
 
