@@ -56,6 +56,8 @@ cdef void turn(Front* f) noexcept nogil:
     let_all_go(f)
     relay_turn(f)
     links_publish(f)
+    if f.listener_rearm_ns and f.now_ns >= f.listener_rearm_ns:
+        arm_listeners(f, not f.draining)
     if f.now_ns >= f.sweep_at_ns:
         sweep(f)
     write_dirty(f)
@@ -264,8 +266,6 @@ cdef void sweep(Front* f) noexcept nogil:
         c = following
     tick_ns = tick_shards(f)
     f.sweep_at_ns = f.now_ns + (SWEEP_NS if tick_ns > SWEEP_NS else tick_ns)
-    if f.now_ns >= f.listener_rearm_ns and not f.draining:
-        arm_listeners(f, True)
     adapt_concurrency(f)
     publish(f)
     if f.draining:
