@@ -16,6 +16,7 @@ from everopen.v1.cluster_service_pb2_grpc import ClusterServiceStub
 from tests.serving import Client, Server, everopen
 
 CONNECTIONS = 8
+STREAMS = 100
 PATIENCE_S = 60.0
 SEGMENT_BYTES = 64 * 1024 * 1024
 FAILED = ("reset", "timed_out", "lost", "unanswered", "refused", "malformed", "wrong")
@@ -23,7 +24,9 @@ FAILED = ("reset", "timed_out", "lost", "unanswered", "refused", "malformed", "w
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
+    # A slow machine may make the front allow fewer streams and reset those that are on their way: not the matter here.
     settings = ("--workers", "2", "--front-setting", "balance_ms=100")
+    settings += ("--front-setting", f"streams_per_connection_min={STREAMS}")
     # Small segments would end faster than the next ones are made, and orders be refused meanwhile.
     with Server(tmp_path / "data", *settings, segment_bytes=SEGMENT_BYTES) as running:
         yield running
@@ -35,13 +38,22 @@ def workers_of(client: Client) -> list[cluster.WorkerInfo]:
     return sorted(answer.workers, key=lambda worker: worker.worker)
 
 
+def freeze(pid: int) -> None:
+    """Returns when no thread of it runs any more."""
+    os.kill(pid, signal.SIGSTOP)
+    threads = list(Path(f"/proc/{pid}/task").iterdir())
+    gives_up_s = time.monotonic() + PATIENCE_S
+    while any((thread / "stat").read_text().rpartition(")")[2].split()[0] != "T" for thread in threads):
+        assert time.monotonic() < gives_up_s, "it does not stop"
+
+
 def test_eight_busy_connections_on_one_worker_spread_out_and_no_call_fails(server: Server) -> None:
-    options = Options(server.address, connections=CONNECTIONS, streams=16, seconds=2 * PATIENCE_S, warmup_s=0)
+    options = Options(server.address, connections=CONNECTIONS, streams=STREAMS, seconds=2 * PATIENCE_S, warmup_s=0)
     seed(options)
     with Client(server.address) as client:
         frozen = workers_of(client)[1]
     # Who does not run accepts nothing, and shows no heartbeat that others would leave an accept to.
-    os.kill(frozen.pid, signal.SIGSTOP)
+    freeze(frozen.pid)
     try:
         generator = make_generator(options)
         connect(generator, options)
