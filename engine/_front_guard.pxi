@@ -1,6 +1,6 @@
 # What a peer may not do to us: floods of frames, resets and pings, header blocks without end, half a message, silence,
-# and more connections than its share. The bounds are settings. A check of frames, resets or pings that fails has counted
-# why and asked for the end of the connection.
+# and more connections than its share. The bounds are settings. A check of frames, resets or pings that fails has
+# counted why and asked for the end of the connection.
 
 cdef enum:
     MS_NS = 1000000
