@@ -93,6 +93,7 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
     int nghttp2_option_new(nghttp2_option** into) noexcept
     void nghttp2_option_del(nghttp2_option* option) noexcept
     void nghttp2_option_set_no_auto_window_update(nghttp2_option* option, int value) noexcept
+    void nghttp2_option_set_max_deflate_dynamic_table_size(nghttp2_option* option, size_t value) noexcept
     void nghttp2_option_set_no_closed_streams(nghttp2_option* option, int value) noexcept
     void nghttp2_option_set_peer_max_concurrent_streams(nghttp2_option* option, uint32_t value) noexcept
     void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option* option, uint64_t burst, uint64_t per_s) noexcept

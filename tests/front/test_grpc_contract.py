@@ -95,6 +95,18 @@ def test_unknown_method_is_unimplemented(connection: Connection, path: str) -> N
     assert connection.call(HEALTH_CHECK, b"").code == OK
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong", "right"),
+    [("grpc-timeout", "x", "9S"), ("grpc-encoding", "what", "gzip"), ("x-raw-bin", "###", "AAEC")],
+)
+def test_header_that_cannot_be_read_harms_no_other_call(server: Server, name: str, wrong: str, right: str) -> None:
+    # A method that nobody has is relayed; the calls of all clients share the connection to the control server.
+    for value, code in ((wrong, None), (right, UNIMPLEMENTED), (wrong, None), (right, UNIMPLEMENTED)):
+        with Connection(server.address) as connection:
+            answer = connection.call("/everopen.v1.OrderService/Nothing", b"", more=[(name, value)])
+            assert answer.code == (code or answer.code), answer
+
+
 # Deadlines
 
 
