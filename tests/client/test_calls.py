@@ -308,3 +308,28 @@ def test_names_tolerate_what_is_not_known() -> None:
     assert everopen.outcome_name(everopen.PRICE_CHANGED) == "PRICE_CHANGED"
     assert (everopen.outcome_name(999), everopen.state_name(999)) == ("999", "999")
     assert everopen.state_name(3) == "PLACED"
+
+
+async def test_peer_that_is_slow_to_connect_fails_no_call(server: FakeServer) -> None:
+    """A conditional Put has one try, which must not end because the server is far or busy."""
+    host, port = server.address.split(":")
+    copies: list[asyncio.Task[None]] = []
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.2)  # This is the slowness, not a wait for anything.
+        far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        copies.extend([asyncio.create_task(copy(reader, far_writer)), asyncio.create_task(copy(far_reader, writer))])
+
+    proxy = await asyncio.start_server(accept, host, 0)
+    slow = "{}:{}".format(*proxy.sockets[0].getsockname())
+    async with everopen.AsyncClient(slow, route=False) as client:
+        call = asyncio.create_task(client.put_shop("shop", if_revision=0))
+        (await server.take()).reply_with(PutShopResponse(revision=1))
+        assert (await call).revision == 1
+    proxy.close()
+    await asyncio.gather(*copies)

@@ -15,6 +15,8 @@ CLUSTER = "ClusterService"
 # A dead peer is found by pings in 10 + 5 s. Note that grpc.keepalive_timeout_ms does nothing in grpcio.
 # Retries are ours alone (retry.py), so gRPC's are off, and no service config from a resolver can turn them on or set a
 # timeout. Answers to 1,024 orders with many allocations each can pass gRPC's 4 MiB.
+# min_reconnect_backoff_ms is how long gRPC lets a connect take, up to the peer's SETTINGS: less than a far or busy peer
+# needs would fail calls that are not repeated.
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
@@ -22,7 +24,7 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.service_config_disable_resolution", 1),
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 
