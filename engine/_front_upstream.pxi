@@ -156,8 +156,8 @@ cdef int relay_init(Front* f, const char* path) noexcept nogil:
     nghttp2_session_callbacks_set_on_stream_close_callback(u.callbacks, upstream_on_stream_close)
     INVARIANT(nghttp2_option_new(&u.options) == 0, b"memory for the relay's options")
     nghttp2_option_set_no_auto_window_update(u.options, 1)
-    # The calls of all clients go over one connection. No header of one may stay in its table: gRPC's core remembers there
-    # that it could not read a value, and refuses whoever uses the same name next.
+    # The calls of all clients go over one connection. No header of one may stay in its table: gRPC's core remembers
+    # there that it could not read a value, and refuses whoever uses the same name next.
     nghttp2_option_set_max_deflate_dynamic_table_size(u.options, 0)
     relay_destroy(f)
     f.upstream = u
