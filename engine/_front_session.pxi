@@ -189,6 +189,10 @@ cdef int on_invalid_frame(
     nghttp2_session* session, const nghttp2_frame* frame, int error, void* user
 ) noexcept nogil:
     cdef Connection* c = <Connection*>user
+    if error == NGHTTP2_ERR_REFUSED_STREAM:
+        # Sent before it heard of a lower bound, which is our doing and not its.
+        tally(c.front, STREAMS_REFUSED, 1)
+        return 0
     tally(c.front, HTTP2_ERRORS, 1)
     # What makes us reset a stream costs a peer as little as a reset of its own.
     guard_reset(c)
