@@ -1,6 +1,7 @@
 """Callers of every kind, a control server that does mischief, workers that are killed and drained: nothing breaks.
 
-EVEROPEN_STRESS_SESSIONS says how many callers there are; `make test-asan` has many more of them than the ordinary run.
+EVEROPEN_STRESS_SESSIONS says how many calls on the workers there are, EVEROPEN_STRESS_SEED what is in them. `make
+test-asan` has many more of them than the ordinary run.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from tests.front.workers import PATIENCE_S, Workers
 pytestmark = pytest.mark.native
 
 SESSIONS = int(os.environ.get("EVEROPEN_STRESS_SESSIONS", "150"))
+SEED = int(os.environ.get("EVEROPEN_STRESS_SEED", "1"))
 CALLERS = 4
 # Between two blows to a worker.
 SESSIONS_OF_PEACE = 40
@@ -287,13 +289,13 @@ def await_zero(workers: Workers, *gauges: str) -> None:
 
 
 def test_stress_leaves_nothing_behind_and_loses_nothing(tmp_path: Path) -> None:
-    rng = random.Random(1)
+    rng = random.Random(SEED)
     assert len({shard_of(_core.partition_of(shop), SHARDS) for shop in SHOPS}) == SHARDS
     finished: queue.Queue[BaseException | None] = queue.Queue()
     control = tmp_path / "control"
-    with Mischief(control, 1), Workers(tmp_path / "data", WORKERS, SHARDS, control, **SETTINGS) as workers:
+    with Mischief(control, SEED), Workers(tmp_path / "data", WORKERS, SHARDS, control, **SETTINGS) as workers:
         seed(workers)
-        callers = [Caller(number, workers.addresses, finished) for number in range(CALLERS)]
+        callers = [Caller(SEED * CALLERS + number, workers.addresses, finished) for number in range(CALLERS)]
         for caller in callers:
             caller.thread.start()
         try:
