@@ -1,7 +1,8 @@
 """The command line. Each command imports what it needs when it runs, so that `everopen --help` is there at once.
 
 Exit codes: 0 all is well; 1 an audit or a load found something wrong; 2 a bad argument; 3 the data directory is in use;
-4 log or snapshot is damaged or does not replay; 5 the data directory or the address cannot be used; 70 a sync failed.
+4 log or snapshot is damaged or does not replay; 5 the data directory or the address cannot be used; 128 + n a signal n
+ended `serve` at once.
 """
 
 from __future__ import annotations
