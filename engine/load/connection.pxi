@@ -47,7 +47,7 @@ cdef void close_connection(Load* l, Connection* c, uint64_t retry_ns) noexcept n
     c.is_dirty = False
 
 
-# What was not processed goes to another connection, as gRPC's clients do it.
+# What was not processed is sent again, as gRPC's clients do it.
 cdef void give_back(Load* l, Connection* c, Call* call) noexcept nogil:
     cdef uint64_t intended_ns
     cdef uint32_t i
@@ -245,7 +245,9 @@ cdef bint on_frame(Load* l, Connection* c, int kind, int flags, uint32_t id, con
         return size == 8
     if kind == NGHTTP2_RST_STREAM:
         call = find_call(l, c, id)
-        if call != NULL and size == 4:
+        if call != NULL and size == 4 and get_u32(body) == <uint32_t>NGHTTP2_REFUSED_STREAM:
+            give_back(l, c, call)
+        elif call != NULL and size == 4:
             drop_call(l, c, call, FATE_RESET, get_u32(body))
         return size == 4
     if kind == NGHTTP2_GOAWAY:
