@@ -119,6 +119,8 @@ def test_timeout_that_lies_ahead_lets_the_call_through(connection: Connection, t
 def test_call_whose_deadline_has_passed_is_refused_and_not_executed(connection: Connection, timeout: str) -> None:
     order_id = fresh_id()
     stream_id = connection.open(PLACE_ORDER, grpc_timeout=timeout)
+    # The time runs from when the server reads the headers.
+    connection.ping()
     time.sleep(0.005)
     connection.data(stream_id, prefixed(place(order_id)), end=True)
     assert connection.answer(stream_id).code == DEADLINE_EXCEEDED
