@@ -1,5 +1,5 @@
-// Sends what standard input says, one call a line: METHOD HEX. All run at the same time; for each, in their order, a line
-// with code and answer in hexadecimal is printed. Arguments: address, compression (none or gzip).
+// Sends what standard input says, one call a line: METHOD HEX. All run at the same time; for each, in their order, a
+// line with code and answer in hexadecimal is printed. Arguments: address, compression (none or gzip).
 
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>

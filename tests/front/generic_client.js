@@ -12,9 +12,11 @@ function ask(line) {
   const [method, hex] = line.split(" ");
   const metadata = new grpc.Metadata();
   metadata.set("x-raw-bin", Buffer.from([0, 1, 255]));
+  const request = Buffer.from(hex || "", "hex");
+  const within = { deadline: Date.now() + 60_000 };
   return new Promise((done) => {
-    client.makeUnaryRequest(method, bytes, bytes, Buffer.from(hex || "", "hex"), metadata, { deadline: Date.now() + 60_000 },
-      (error, answer) => done(error ? `${error.code} ` : `0 ${answer.toString("hex")}`));
+    client.makeUnaryRequest(method, bytes, bytes, request, metadata, within, (error, answer) =>
+      done(error ? `${error.code} ` : `0 ${answer.toString("hex")}`));
   });
 }
 
