@@ -6,6 +6,7 @@ test-asan` has many more of them than the ordinary run.
 
 from __future__ import annotations
 
+import ctypes
 import gzip
 import itertools
 import os
@@ -13,6 +14,8 @@ import queue
 import random
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -29,7 +32,7 @@ from everopen.v1 import order_service_pb2 as orders
 from tests.front.http2 import Connection, prefixed, recorded
 from tests.front.mischief import Mischief
 from tests.front.test_malformed import converse, mutated
-from tests.front.workers import PATIENCE_S, Workers
+from tests.front.workers import PATIENCE_S, ROOT, Workers
 
 pytestmark = pytest.mark.native
 
@@ -250,8 +253,8 @@ class Caller:
                 connection.answer(stream_id)
 
 
-def seed(workers: Workers) -> None:
-    with Connection(workers.addresses[0]) as connection:
+def seed(address: str) -> None:
+    with Connection(address) as connection:
         for shop_id in SHOPS:
             for name, request in (
                 ("PutShop", inventory.PutShopRequest(shop_id=shop_id)),
@@ -294,7 +297,7 @@ def test_stress_leaves_nothing_behind_and_loses_nothing(tmp_path: Path) -> None:
     finished: queue.Queue[BaseException | None] = queue.Queue()
     control = tmp_path / "control"
     with Mischief(control, SEED), Workers(tmp_path / "data", WORKERS, SHARDS, control, **SETTINGS) as workers:
-        seed(workers)
+        seed(workers.addresses[0])
         callers = [Caller(SEED * CALLERS + number, workers.addresses, finished) for number in range(CALLERS)]
         for caller in callers:
             caller.thread.start()
@@ -311,13 +314,21 @@ def test_stress_leaves_nothing_behind_and_loses_nothing(tmp_path: Path) -> None:
             for caller in callers:
                 caller.thread.join()
         await_zero(workers, "connections", "calls_in_flight", "bytes_in_flight")
-        seed(workers)
+        seed(workers.addresses[0])
         for number in range(WORKERS):
             workers.drain(number)
         said = workers.log.read_text(errors="replace")
     for trouble in ("Sanitizer", "runtime error", "invariant broken", "Traceback"):
         assert trouble not in said, said[-20_000:]
     check_logs(tmp_path / "data", [order_id for caller in callers for order_id in caller.placed])
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "__lsan_do_recoverable_leak_check"), reason="not under a sanitizer")
+def test_front_that_is_closed_has_given_all_memory_back(tmp_path: Path) -> None:
+    options = {"ASAN_OPTIONS": os.environ["ASAN_OPTIONS"] + ":detect_leaks=1:leak_check_at_exit=0"}
+    command = [sys.executable, "-m", "tests.front.leak_child", str(tmp_path), str(SESSIONS // 4)]
+    ran = subprocess.run(command, env=os.environ | options, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-20_000:]
 
 
 def check_logs(data_dir: Path, placed: list[str]) -> None:
