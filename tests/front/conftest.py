@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.front.fronts import FRONTS
+from tests.front.fronts import FRONTS, TwoWorkers
 from tests.front.hostile import THERE, Neighbour, guarded_server
 from tests.front.http2 import Connection
 from tests.serving import Client, Server
 
 
-@pytest.fixture(scope="module", params=FRONTS)
+@pytest.fixture(scope="module", params=[*FRONTS, pytest.param(TwoWorkers, id="two-workers")])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     front: type[Server] = request.param
     with front(tmp_path_factory.mktemp("front") / "data") as running:
