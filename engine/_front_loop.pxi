@@ -52,7 +52,7 @@ cdef void turn(Front* f) noexcept nogil:
     receive_events(f)
     links_turn(f)
     serve(f)
-    kick_journals(f)
+    kick_journals(f, False)
     let_all_go(f)
     relay_turn(f)
     links_publish(f)
@@ -73,7 +73,13 @@ cdef void receive_events(Front* f) noexcept nogil:
     measure_turn(f, slept_ns)
     if wait_ms and not links_may_sleep(f):
         wait_ms = 0
-    ready = epoll_wait(f.epoll_fd, events, EVENTS_MAX, wait_ms)
+    if not journals_are_held(f):
+        ready = epoll_wait(f.epoll_fd, events, EVENTS_MAX, wait_ms)
+    else:
+        ready = epoll_wait(f.epoll_fd, events, EVENTS_MAX, 0)
+        if ready <= 0:
+            kick_journals(f, True)
+            ready = epoll_wait(f.epoll_fd, events, EVENTS_MAX, wait_ms)
     f.now_ns = f.busy_since_ns = journal_now_ns(CLOCK_MONOTONIC)
     links_awake(f)
     for i in range(ready):

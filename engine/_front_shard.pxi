@@ -2,6 +2,8 @@
 
 cdef enum:
     SLICE = 64                           # items of a batch between two looks at the budget
+    HELD_MAX = 64                        # commands that may wait for company before their commit begins
+    HELD_NS_MAX = 100000
 
 
 # One round: each source may have a bounded number of commands carried out, then it is the next one's turn.
@@ -128,7 +130,7 @@ cdef int64_t execute_slice(Front* f, Job* job, int64_t budget) noexcept nogil:
     tally(f, COMMANDS_EXECUTED, <uint64_t>items)
     if items < most or job.offset >= job.request.size:
         wait_until_durable(h, job)
-    h.kick = True
+    hold(h, <uint64_t>items)
     return items
 
 
@@ -142,18 +144,37 @@ cdef void wait_until_durable(Hosted* h, Job* job) noexcept nogil:
         h.waiting_last.next = job
     h.waiting_last = job
     h.jobs_in_flight += 1
-    h.kick = True
+    hold(h, 1)
 
 
-# Once per turn: what was staged in it is one commit.
-cdef void kick_journals(Front* f) noexcept nogil:
+# A commit costs two system calls and as many switches of threads, however much is in it. So while there is more to be
+# read, what was executed is held for a little company; a loop that is about to sleep wakes the sync thread at once.
+cdef void kick_journals(Front* f, bint all_of_it) noexcept nogil:
+    cdef int shard
+    cdef Hosted* h
+    for shard in range(f.shards):
+        h = f.hosted[shard]
+        if h == NULL:
+            continue
+        h.now_ms = 0
+        if h.held and (all_of_it or h.held >= HELD_MAX or f.now_ns - h.held_since_ns >= HELD_NS_MAX):
+            h.held = 0
+            if h.state.sequence > journal_durable_sequence(h.journal):
+                journal_kick(h.journal)
+
+
+cdef bint journals_are_held(Front* f) noexcept nogil:
     cdef int shard
     for shard in range(f.shards):
-        if f.hosted[shard] != NULL and f.hosted[shard].kick:
-            f.hosted[shard].kick = False
-            f.hosted[shard].now_ms = 0
-            if f.hosted[shard].state.sequence > journal_durable_sequence(f.hosted[shard].journal):
-                journal_kick(f.hosted[shard].journal)
+        if f.hosted[shard] != NULL and f.hosted[shard].held:
+            return True
+    return False
+
+
+cdef inline void hold(Hosted* h, uint64_t commands) noexcept nogil:
+    if h.held == 0:
+        h.held_since_ns = h.front.now_ns
+    h.held += commands
 
 
 cdef void let_go(Front* f, Hosted* h) noexcept nogil:

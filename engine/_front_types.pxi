@@ -173,7 +173,8 @@ cdef struct Hosted:                      # a shard that lives here
     LoggedClock* clock
     Job* waiting_first                   # executed, by sequence
     Job* waiting_last
-    bint kick
+    uint64_t held                        # commands that the log's sync thread was not woken for yet
+    uint64_t held_since_ns
     int64_t now_ms                       # logged time of this turn; 0: not read yet
     uint64_t tick_at_ns
     uint64_t jobs_in_flight
