@@ -53,8 +53,15 @@ cdef class NativeFront:
             raise MemoryError("no memory or descriptors for a front")
         watch_fd(f, f.mailbox_fd, &f.mailbox_kind)
 
+    cdef int _still_open(self) except -1:
+        if self.f == NULL:
+            raise ValueError("the front is closed")
+        return 0
+
     def listen(self, int fd, bint shared):
-        cdef Listener* listener = <Listener*>calloc(1, sizeof(Listener))
+        cdef Listener* listener
+        self._still_open()
+        listener = <Listener*>calloc(1, sizeof(Listener))
         if listener == NULL:
             raise MemoryError("no memory for a listener")
         listener.kind = WATCH_LISTENER
@@ -66,11 +73,13 @@ cdef class NativeFront:
         watch_fd(self.f, fd, listener)
 
     def relay_to(self, path):
+        self._still_open()
         if not relay_init(self.f, _os.fsencode(path)):
             raise ValueError(f"{path!r} is too long for the address of a unix socket")
 
     def host(self, int shard, Engine engine not None):
         cdef Hosted* hosted
+        self._still_open()
         if not 0 <= shard < self.f.shards or shard in self.engines:
             raise ValueError(f"shard {shard} is out of bounds, or hosted already")
         hosted = <Hosted*>calloc(1, sizeof(Hosted))
@@ -88,8 +97,10 @@ cdef class NativeFront:
         eventfd_write(self.f.mailbox_fd, 1)
 
     def link(self, int worker, int alive_fd, int ring_in, int ring_out, int wake_in, int wake_out):
-        cdef Link* link = <Link*>calloc(1, sizeof(Link))
+        cdef Link* link
         cdef Link* before
+        self._still_open()
+        link = <Link*>calloc(1, sizeof(Link))
         if link == NULL:
             raise MemoryError("no memory for a link")
         if not 0 <= worker < self.f.workers or worker == self.f.worker \
@@ -113,6 +124,7 @@ cdef class NativeFront:
         eventfd_write(self.f.mailbox_fd, 1)
 
     def run(self):
+        self._still_open()
         with nogil:
             front_loop(self.f)
 
@@ -123,6 +135,7 @@ cdef class NativeFront:
         self._ask(True)
 
     def _ask(self, bint stop):
+        self._still_open()
         pthread_mutex_lock(&self.f.lock)
         if stop:
             self.f.stop_wanted = True
@@ -135,6 +148,7 @@ cdef class NativeFront:
         """Whether no call is left, after waiting for it."""
         cdef uint64_t until_ns = journal_now_ns(CLOCK_REALTIME) + <uint64_t>(timeout_s * 1e9)
         cdef bint drained
+        self._still_open()
         with nogil:
             pthread_mutex_lock(&self.f.lock)
             while not self.f.drained and journal_now_ns(CLOCK_REALTIME) < until_ns:
@@ -144,6 +158,7 @@ cdef class NativeFront:
         return drained
 
     def counters(self):
+        self._still_open()
         return {name: board_count(self.f.slot, number) for number, name in enumerate(COUNTER_NAMES, 1)}
 
     def close(self):

@@ -71,6 +71,7 @@ class Worker:
         self._tasks = tasks
         self._engines: dict[int, Engine] = {}
         self._alarms: dict[int, int] = {}
+        self._draining = False
         self._closing = False
         self._front = NativeFront(
             worker=start.worker,
@@ -95,14 +96,23 @@ class Worker:
         self._tasks.create_task(self._note())
 
     def hear(self, message: Message) -> None:
+        if self._closing:
+            # It ends already, and there is no front any more: a new peer, a drain of all, or the same once again.
+            for fd in message.fds:
+                os.close(fd)
+            return
         match message.kind:
             case "link":
                 alive, ring_in, ring_out, wake_in, wake_out = message.fds
                 self._front.link(message["worker"], alive, ring_in, ring_out, wake_in, wake_out)
                 self._channel.send("linked", worker=message["worker"], serial=message["serial"])
             case "drain":
-                self._tasks.create_task(self._drain())
+                # Once: nobody may wait for the front any more when it is closed.
+                if not self._draining:
+                    self._draining = True
+                    self._tasks.create_task(self._drain())
             case "close":
+                self._closing = True
                 self._tasks.create_task(self._close())
             case _:
                 raise AssertionError(f"the supervisor said {message.kind}")
@@ -170,7 +180,6 @@ class Worker:
         self._channel.send("drained")
 
     async def _close(self) -> None:
-        self._closing = True
         self._front.stop()
         await asyncio.to_thread(self._loop_thread.join)
         self._front.close()

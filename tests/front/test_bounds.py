@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hyperframe.frame import DataFrame
@@ -123,3 +124,17 @@ def test_request_cut_in_a_message_is_refused_after_any_number_of_batches(idle: W
         connection.data(stream_id, prefixed(batch()) * batches + b"\0\0\0", end=True)
         answer = connection.answer(stream_id)
         assert (answer.code, len(answer.messages)) == (INTERNAL, batches)
+
+
+def test_worker_that_is_told_more_while_it_ends_still_ends_in_order(tmp_path: Path) -> None:
+    with Workers(tmp_path / "data", 2, 2, tmp_path / "control") as workers:
+        process = workers.running[0]
+        for kind in ("drain", "drain"):
+            process.send(kind)
+        process.wait_for("drained")
+        for kind in ("close", "drain", "close"):
+            process.send(kind)
+        workers.link(0, 1)
+        del workers.running[0]
+        assert process.end() == 0, workers.said()
+        workers.drain(1)
