@@ -95,8 +95,8 @@ cdef void refuse_overloaded(Stream* s) noexcept nogil:
     refuse_stream(s, CODE_RESOURCE_EXHAUSTED, b"OVERLOADED", OVERLOADED_TEXT)
 
 
-# Messages that were begun in time may pass the bound by a part: connections that can be made to wait do so before. Beyond
-# it they are given up, since together they could otherwise take any amount of memory.
+# Messages that were begun in time may pass the bound by a part: connections that can be made to wait do so before. What
+# is beyond is given up, since together they could otherwise take any amount of memory.
 cdef inline bint memory_is_full(const Front* f) noexcept nogil:
     return f.bytes_in_flight > f.settings.bytes_max + f.settings.bytes_max // BYTES_MORE_PARTS
 
