@@ -12,6 +12,7 @@ cdef void serve(Front* f) noexcept nogil:
     cdef JobQueue* source = NULL
     cdef Job* group[GROUP]
     cdef int grouped = 0
+    f.stalled = False
     while f.runnable != NULL and source != last:
         source = f.runnable
         f.runnable = source.next
@@ -28,6 +29,9 @@ cdef void serve_source(Front* f, JobQueue* source, Job** group, int* grouped) no
     cdef int64_t budget = <int64_t>f.settings.commands_per_turn_max
     cdef Job* job
     while source.first != NULL and budget > 0:
+        if (source.first.is_batch or grouped[0] == 0) and log_must_catch_up(f, source.first):
+            f.stalled = True
+            return
         job = queue_pop(source)
         if job.is_batch:
             execute_group(f, group, grouped)
@@ -41,6 +45,16 @@ cdef void serve_source(Front* f, JobQueue* source, Job** group, int* grouped) no
             grouped[0] += 1
             if grouped[0] == GROUP:
                 execute_group(f, group, grouped)
+
+
+# The next segment is not ready yet, or too much waits for the disk: jobs stay where they are, and their senders are not
+# read. A disk that is full is another matter, and refused.
+cdef inline bint log_must_catch_up(Front* f, Job* job) noexcept nogil:
+    cdef Hosted* h = f.hosted[job.shard]
+    if h == NULL:
+        return False
+    # A record of any size, and besides it what a slice of ordinary ones takes.
+    return journal_room(h.journal, h.journal.record_bytes_max + h.journal.segment_bytes // 16) == JOURNAL_FULL
 
 
 # A job that nobody waits for, or that is too late, is done without being looked at.

@@ -221,7 +221,7 @@ cdef struct Front:
     pthread_cond_t drained_changed
     bint drained
     # All below belongs to the loop's thread.
-    bint stopping, draining, goaways_final
+    bint stopping, draining
     bint links_unsent                    # since the links were published last, as when a written answer lets in a batch
     uint64_t now_ns, sweep_at_ns, drain_began_ns
     FrontSettings settings
@@ -229,11 +229,11 @@ cdef struct Front:
     Connection* connections
     Connection* dirty
     Connection* graves                   # to be freed at the end of the turn
-    Stream* stream_graves
     Link* link_graves
     uint64_t connection_count, calls_in_flight, bytes_in_flight
     Hosted* hosted[64]                   # by shard; NULL: lives elsewhere, or is not open yet
     Link* links[64]                      # by worker
+    bint stalled                         # what could be served waits for a log
     JobQueue* runnable
     JobQueue* runnable_last
     Stream* free_streams

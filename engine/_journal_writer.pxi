@@ -203,23 +203,23 @@ cdef int journal_append(Journal* j, const uint8_t* record, size_t size) noexcept
     return code
 
 
-cdef int journal_room(Journal* j) noexcept nogil:
-    """JOURNAL_OK: the next append, of the same thread and of any size, will not be refused. Ask before changing state.
+cdef int journal_room(Journal* j, uint64_t bytes) noexcept nogil:
+    """JOURNAL_OK: appends of the same thread of so many bytes in all will not be refused. Ask before changing state.
 
     Meanwhile the sync thread may take what is staged, so that the record gets a block of its own, and write a seal.
     """
     cdef uint64_t needed, apart
     cdef int code = JOURNAL_OK
     pthread_mutex_lock(&j.lock)
-    needed = journal_disk_bytes(j, j.staged_bytes + j.record_bytes_max)
-    apart = journal_disk_bytes(j, j.record_bytes_max)
+    needed = journal_disk_bytes(j, j.staged_bytes + bytes)
+    apart = journal_disk_bytes(j, bytes)
     if j.staged_bytes:
         apart += journal_disk_bytes(j, j.staged_bytes)
     if apart > needed:
         needed = apart
     if j.stopping:
         code = JOURNAL_CLOSED
-    elif j.staged_bytes + j.draining_bytes + j.record_bytes_max > j.staged_bytes_max:
+    elif j.staged_bytes + j.draining_bytes + bytes > j.staged_bytes_max:
         code = JOURNAL_FULL
     elif not journal_has_place(j, needed + BLOCK_UNIT_BYTES):
         code = journal_no_place(j)
@@ -230,7 +230,7 @@ cdef int journal_room(Journal* j) noexcept nogil:
 
 
 cdef inline bint journal_has_room(Journal* j) noexcept nogil:
-    return journal_room(j) == JOURNAL_OK
+    return journal_room(j, j.record_bytes_max) == JOURNAL_OK
 
 
 cdef bint journal_wait_durable(Journal* j, uint64_t sequence, uint64_t until_ns) noexcept nogil:

@@ -71,3 +71,17 @@ def test_single_order_waits_for_a_turn_of_each_batch_and_not_for_the_batches(
     before = sum(sequence < mine for sequence in sequences)
     # A batch of this size is read in two turns; each sender may have a turn's commands carried out in either.
     assert before <= 2 * batchers * DEFAULTS["commands_per_turn_max"]
+
+
+def test_batches_wait_for_the_log_rather_than_be_refused(tmp_path: Path) -> None:
+    # A segment takes some 4,000 orders, so that the next one is never ready in time.
+    with Server(tmp_path / "data", "--workers", "1", segment_bytes=1024 * 1024) as server:
+        with Client(server.address) as client:
+            client.seed()
+        messages = [batch(fresh_id() for _ in range(BATCH)).SerializeToString() for _ in range(12)]
+        with Connection(server.address) as connection:
+            answer = connection.call(PLACE_ORDERS, *messages)
+        results = [
+            result for message in answer.messages for result in orders.PlaceOrdersResponse.FromString(message).results
+        ]
+        assert [result.WhichOneof("answer") for result in results] == ["result"] * len(messages) * BATCH
