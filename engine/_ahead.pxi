@@ -2,6 +2,7 @@
 # executes pays no page faults. It reads two counters that only grow, and is never waited for.
 
 cdef enum:
+    HELPER_NICE = 10
     AHEAD_BYTES = 16 << 20                     # a tenth of a second at a million orders a second
     AHEAD_PAUSE_NS = 10000000
 

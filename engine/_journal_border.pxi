@@ -368,6 +368,8 @@ cdef class JournalWriter:
             journal_sync_loop(&self.journal)
 
     def _prepare(self):
+        # Ahead of need, so it may wait for who is in need.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PREPARE_NICE)
         with nogil:
             journal_prepare_loop(&self.journal)
 

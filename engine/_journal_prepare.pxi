@@ -1,6 +1,7 @@
 # Preparing the next segment ahead of need, in a thread of its own, so that no commit waits for an allocation.
 
 cdef enum:
+    PREPARE_NICE = 5
     PREPARE_RETRY_MS = 100
     PREPARE_CHUNK_BYTES = 262144         # small enough not to stand in a commit's way for long
 
