@@ -208,6 +208,7 @@ cdef void front_free(Front* f) noexcept nogil:
         f.listeners = listener.next
         free(listener)
     pools_free(f)
+    pieces_free(&f.pieces)
     nghttp2_session_callbacks_del(f.callbacks)
     nghttp2_option_del(f.options)
     board_unmap(&f.board)

@@ -219,7 +219,13 @@ cdef int session_init(Front* f) noexcept nogil:
 cdef int session_begin(Connection* c) noexcept nogil:
     cdef nghttp2_settings_entry settings[4]
     cdef Front* f = c.front
-    if nghttp2_session_server_new2(&c.session, f.callbacks, c, f.options) != 0:
+    cdef nghttp2_mem memory
+    memory.mem_user_data = &f.pieces
+    memory.malloc = piece_take
+    memory.free = piece_give
+    memory.calloc = piece_take_clear
+    memory.realloc = piece_resize
+    if nghttp2_session_server_new3(&c.session, f.callbacks, c, f.options, &memory) != 0:
         return 0
     c.streams_limit = f.streams_limit
     settings[0].settings_id = NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS

@@ -244,6 +244,7 @@ cdef struct Front:
     int health                           # what health says now
     Peer* peers[256]
     Upstream* upstream
+    Pieces pieces
     nghttp2_session_callbacks* callbacks
     nghttp2_option* options
     uint8_t* input                       # one read

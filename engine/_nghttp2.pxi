@@ -98,8 +98,14 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
     void nghttp2_option_set_peer_max_concurrent_streams(nghttp2_option* option, uint32_t value) noexcept
     void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option* option, uint64_t burst, uint64_t per_s) noexcept
     void nghttp2_option_set_max_continuations(nghttp2_option* option, size_t value) noexcept
-    int nghttp2_session_server_new2(nghttp2_session** into, const nghttp2_session_callbacks* callbacks, void* user,
-                                    const nghttp2_option* option) noexcept
+    ctypedef struct nghttp2_mem:
+        void* mem_user_data
+        void* (*malloc)(size_t, void*) noexcept nogil
+        void (*free)(void*, void*) noexcept nogil
+        void* (*calloc)(size_t, size_t, void*) noexcept nogil
+        void* (*realloc)(void*, size_t, void*) noexcept nogil
+    int nghttp2_session_server_new3(nghttp2_session** into, const nghttp2_session_callbacks* callbacks, void* user,
+                                    const nghttp2_option* option, nghttp2_mem* memory) noexcept
     int nghttp2_session_client_new2(nghttp2_session** into, const nghttp2_session_callbacks* callbacks, void* user,
                                     const nghttp2_option* option) noexcept
     void nghttp2_session_del(nghttp2_session* session) noexcept
