@@ -209,7 +209,7 @@ def drop_segments_before(path: str, sequence: int) -> int:
 SETTING_NAMES: tuple[str, ...]
 
 class NativeFront:
-    """The native front of one worker, see docs/front.md. run() is the loop; what it uses is its own until it returns."""
+    """The native front of a worker, see docs/front.md. run() is the loop; what it uses is its own until it returns."""
 
     def __init__(self, *, worker: int, workers: int, shards: int, board_fd: int, settings: dict[str, int]) -> None:
         """settings: all of SETTING_NAMES. Raises ValueError. The board's descriptor stays the caller's."""

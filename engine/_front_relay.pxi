@@ -202,7 +202,8 @@ cdef void relay_open(RelayStream* r) noexcept nogil:
     add_block(&u.fields, &r.block, True)
     provider.source.ptr = r
     provider.read_callback = relay_read_request
-    stream_id = nghttp2_submit_request(u.session, NULL, <nghttp2_nv*>u.fields.data, fields_count(&u.fields), &provider, r)
+    stream_id = nghttp2_submit_request(u.session, NULL, <nghttp2_nv*>u.fields.data,
+                                       fields_count(&u.fields), &provider, r)
     if stream_id <= 0:
         relay_refuse(r, CODE_INTERNAL, b"RELAY_FAILED", b"The call could not be passed on.")
         return

@@ -144,7 +144,7 @@ cdef int64_t execute_slice(Front* f, Job* job, int64_t budget) noexcept nogil:
     tally(f, COMMANDS_EXECUTED, <uint64_t>items)
     if items < most or job.offset >= job.request.size:
         wait_until_durable(h, job)
-    hold(h, <uint64_t>items)
+    hold_commit(h, <uint64_t>items)
     return items
 
 
@@ -158,7 +158,7 @@ cdef void wait_until_durable(Hosted* h, Job* job) noexcept nogil:
         h.waiting_last.next = job
     h.waiting_last = job
     h.jobs_in_flight += 1
-    hold(h, 1)
+    hold_commit(h, 1)
 
 
 # A commit costs two system calls and as many switches of threads, however much is in it. So while there is more to be
@@ -185,7 +185,7 @@ cdef bint journals_are_held(Front* f) noexcept nogil:
     return False
 
 
-cdef inline void hold(Hosted* h, uint64_t commands) noexcept nogil:
+cdef inline void hold_commit(Hosted* h, uint64_t commands) noexcept nogil:
     if h.held == 0:
         h.held_since_ns = h.front.now_ns
     h.held += commands
