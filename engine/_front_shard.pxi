@@ -3,7 +3,8 @@
 cdef enum:
     SLICE = 64                           # items of a batch between two looks at the budget
     HELD_MAX = 64                        # commands that may wait for company before their commit begins
-    HELD_NS_MAX = 100000
+    HELD_ITEMS = 8                       # items of a batch that count as one command: its answer needs all of them
+    HELD_NS_MAX = 250000
 
 
 # One round: each source may have a bounded number of commands carried out, then it is the next one's turn.
@@ -144,7 +145,7 @@ cdef int64_t execute_slice(Front* f, Job* job, int64_t budget) noexcept nogil:
     tally(f, COMMANDS_EXECUTED, <uint64_t>items)
     if items < most or job.offset >= job.request.size:
         wait_until_durable(h, job)
-    hold_commit(h, <uint64_t>items)
+    hold_commit(h, <uint64_t>items // HELD_ITEMS)
     return items
 
 

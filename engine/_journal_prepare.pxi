@@ -3,7 +3,7 @@
 cdef enum:
     PREPARE_NICE = 5
     PREPARE_RETRY_MS = 100
-    PREPARE_CHUNK_BYTES = 262144         # small enough not to stand in a commit's way for long
+    PREPARE_CHUNK_BYTES = 1048576        # small enough not to stand in a commit's way for long
 
 
 cdef int journal_fill(Journal* j, int fd) noexcept nogil:
