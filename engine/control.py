@@ -31,6 +31,8 @@ from everopen.v1.cluster_service_pb2_grpc import ClusterServiceServicer, add_Clu
 
 # Relayed calls in flight get this long to end at the drain.
 GRACE_S = 1.0
+# Below that of the workers, to which orders come.
+NICE = 10
 # What a slot of the board says of the worker itself; all else in it are counters.
 SLOT_FIELDS = frozenset(
     {"format_version", "worker", "pid", "state", "heartbeat_ns", "connections", "busy_ppm", "commands_per_s"}
@@ -176,6 +178,8 @@ async def work(channel: Channel) -> None:
 
 
 def main() -> None:
+    # Python that is asked much takes a core; where it shares one with a worker, orders come first.
+    os.nice(NICE)
     channel, name = adopted()
     configure(process=name)
     run_to_the_end(work(channel), uvloop.run)
