@@ -5,6 +5,7 @@
 cdef enum:
     MS_NS = 1000000
     HEADER_OVERHEAD_BYTES = 32           # that a header counts for besides its text: RFC 9113, section 6.5.2
+    ANSWERED_MS = 100                    # for the end of a request that was refused before it was read
     AGE_JITTER_PARTS = 10                # the age of connections differs by a tenth, so that they do not end together
 
 
@@ -197,7 +198,11 @@ cdef void sweep_messages(Connection* c) noexcept nogil:
         return
     while s != NULL:
         after = s.next
-        if stream_is_owed_bytes(s):
+        if s.answered:
+            if has_passed(f, s.message_began_ns, ANSWERED_MS):
+                s.answered = False
+                reset_stream(s, <uint32_t>NGHTTP2_NO_ERROR)
+        elif stream_is_owed_bytes(s):
             if s.message_began_ns == 0 or c.paused or s.backlog.size > 0:
                 s.message_began_ns = f.now_ns
             elif has_passed(f, s.message_began_ns, f.settings.message_ms):

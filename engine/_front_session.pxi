@@ -103,7 +103,8 @@ cdef int on_frame_recv(nghttp2_session* session, const nghttp2_frame* frame, voi
     return 0
 
 
-# Who has its whole answer need not send the rest of its request. Not before: a reset would overtake the answer.
+# Who has its whole answer need not send the rest of its request. Not before: a reset would overtake the answer. Who does
+# not speak gRPC gets a moment to end by itself: some clients of HTTP (curl before 8) take the reset for a failure.
 cdef int on_frame_send(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept nogil:
     cdef Stream* s
     if frame.hd.type != NGHTTP2_DATA and frame.hd.type != NGHTTP2_HEADERS:
@@ -111,7 +112,12 @@ cdef int on_frame_send(nghttp2_session* session, const nghttp2_frame* frame, voi
     guard_data_sent(<Connection*>user)
     if frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
         s = <Stream*>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
-        if s != NULL and not s.end_received:
+        if s == NULL or s.end_received:
+            return 0
+        if s.kind == STREAM_REFUSED:
+            s.answered = True
+            s.message_began_ns = s.connection.front.now_ns
+        else:
             nghttp2_submit_rst_stream(session, 0, s.id, NGHTTP2_NO_ERROR)
     return 0
 

@@ -95,6 +95,7 @@ cdef struct Stream:
     bint broken                          # a batch was refused as a whole: none after it is carried out
     bint long_lived                      # counted in its connection's `native_streams`
     bint end_received, answering, deferred, closed
+    bint answered                        # by HTTP's own means, and its request has not ended
     bint ending                          # it ends with `status_code` and `status` once the calls before are answered
     uint64_t deadline_ns
     uint32_t header_bytes

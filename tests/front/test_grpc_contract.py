@@ -29,7 +29,7 @@ from tests.front.calls import (
     placed,
 )
 from tests.front.fronts import ReferenceServer
-from tests.front.http2 import Answer, Connection, prefixed, raw_frame, recorded, request_headers
+from tests.front.http2 import NO_ERROR, Answer, Connection, prefixed, raw_frame, recorded, request_headers
 from tests.serving import Server
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
@@ -197,6 +197,14 @@ def test_other_content_type_is_415_and_not_executed(
     answer = connection.call(PLACE_ORDER, place(order_id), content_type=content_type)
     assert answer.headers[":status"] == "415"
     assert not is_known(connection, order_id)
+
+
+def test_other_content_type_without_an_end_is_answered_and_then_let_go(connection: Connection, native: None) -> None:
+    stream_id = connection.open(PLACE_ORDER, content_type="application/json")
+    connection.read_until(lambda: connection.stream(stream_id).reset is not None)
+    answer = connection.stream(stream_id)
+    assert answer.headers[":status"] == "415"
+    assert (answer.ended, answer.reset) == (True, NO_ERROR)
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "HEAD", "get", "OPTIONS"])
