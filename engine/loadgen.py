@@ -371,6 +371,8 @@ def seed(options: Options) -> int:
         return 0
     try:
         return asyncio.run(_seed(options))
+    except TimeoutError as error:
+        raise LoadError(f"{options.target} does not answer") from error
     except everopen.EveropenError as error:
         raise LoadError(f"{options.target} cannot be seeded: {error}") from error
 
