@@ -8,6 +8,7 @@ cdef void relay_begin(Stream* s) noexcept nogil:
     cdef Upstream* u = s.connection.front.upstream
     cdef RelayStream* r
     if u == NULL:
+        tally(s.connection.front, METHODS_UNKNOWN, 1)
         refuse_stream(s, CODE_UNIMPLEMENTED, b"METHOD_UNKNOWN", b"There is no such method.")
         return
     r = <RelayStream*>calloc(1, sizeof(RelayStream))
