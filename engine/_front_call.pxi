@@ -351,7 +351,7 @@ cdef void job_begin(Front* f, JobQueue* source, Job* job, int shard) noexcept no
         job_fail(f, job, CODE_UNAVAILABLE, b"SHARD_DOWN", b"The shard's worker is down; retry with the same id.")
     elif link.away_count >= f.settings.link_jobs_max:
         tally(f, CALLS_REFUSED_OVERLOAD, 1)
-        job_fail(f, job, CODE_RESOURCE_EXHAUSTED, b"OVERLOADED", OVERLOADED_TEXT)
+        job_fail(f, job, CODE_RESOURCE_EXHAUSTED, OVERLOADED, OVERLOADED_TEXT)
     else:
         link_send(f, link, job)
 

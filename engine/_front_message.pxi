@@ -92,7 +92,7 @@ cdef inline bint answers_pile_up(const Connection* c) noexcept nogil:
 
 cdef void refuse_overloaded(Stream* s) noexcept nogil:
     tally(s.connection.front, CALLS_REFUSED_OVERLOAD, 1)
-    refuse_stream(s, CODE_RESOURCE_EXHAUSTED, b"OVERLOADED", OVERLOADED_TEXT)
+    refuse_stream(s, CODE_RESOURCE_EXHAUSTED, OVERLOADED, OVERLOADED_TEXT)
 
 
 # Messages that were begun in time may pass the bound by a part: connections that can be made to wait do so before. What

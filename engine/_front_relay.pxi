@@ -31,7 +31,7 @@ cdef void relay_data(Stream* s, const uint8_t* data, size_t size) noexcept nogil
         return
     if queues_are_full(r.upstream, size):
         give_back(s, size)
-        relay_give_up(s, CODE_RESOURCE_EXHAUSTED, b"OVERLOADED", OVERLOADED_TEXT)
+        relay_give_up(s, CODE_RESOURCE_EXHAUSTED, OVERLOADED, OVERLOADED_TEXT)
         return
     tally(s.connection.front, RELAY_BYTES_IN, size)
     queue_put(r.upstream, &r.request, data, size)
@@ -298,7 +298,7 @@ cdef int upstream_on_data(nghttp2_session* session, uint8_t flags, int32_t strea
     if r == NULL:
         return 0
     if queues_are_full(r.upstream, size):
-        relay_give_up(r.stream, CODE_RESOURCE_EXHAUSTED, b"OVERLOADED", OVERLOADED_TEXT)
+        relay_give_up(r.stream, CODE_RESOURCE_EXHAUSTED, OVERLOADED, OVERLOADED_TEXT)
     else:
         queue_put(r.upstream, &r.response, data, size)
         relay_resume_response(r)

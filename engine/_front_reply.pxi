@@ -13,6 +13,7 @@ cdef extern from *:
     static nghttp2_nv front_405[] = { FRONT_NV(":status", "405"), FRONT_NV("content-length", "0") };
     /* What encodings we take is said where a request fails; each header of an answer costs the search of a table. */
     enum { FRONT_HEADERS = 3, FRONT_HEADERS_OK = 2 };
+    static const char* const OVERLOADED = "OVERLOADED";
     #define OVERLOADED_TEXT "Too much is in flight; retry later with the same id."
     """
     nghttp2_nv* front_headers
@@ -20,6 +21,7 @@ cdef extern from *:
     nghttp2_nv* front_415
     nghttp2_nv* front_405
     const int FRONT_HEADERS, FRONT_HEADERS_OK
+    const char* OVERLOADED
     const char* OVERLOADED_TEXT
 
 cdef enum:
@@ -97,6 +99,7 @@ cdef void take_status(Stream* s) noexcept nogil:
     cdef Call* call = s.calls
     if not s.ending and call != NULL and call.done and call.job.code != CODE_OK:
         s.status_code = call.job.code
+        s.worth_repeating = call.job.code == <uint32_t>CODE_RESOURCE_EXHAUSTED
         buffer_free(&s.status)
         s.status = call.job.answer
         memset(&call.job.answer, 0, sizeof(Buffer))
@@ -148,7 +151,7 @@ cdef size_t status_headers(Stream* s, nghttp2_nv* headers, Buffer* text) noexcep
             headers[used] = text_header(b"grpc-status-details-bin", 23, at)
             at = end_header(&headers[used], put_base64(at, s.status.data, s.status.size))
             used += 1
-    if s.status_code == <uint32_t>CODE_RESOURCE_EXHAUSTED:
+    if s.worth_repeating:
         headers[used] = text_header(b"grpc-retry-pushback-ms", 22, at)
         at = end_header(&headers[used], put_decimal(at, PUSHBACK_MS))
         used += 1
@@ -223,6 +226,7 @@ cdef void refuse_stream(Stream* s, int code, const char* reason, const char* des
         return
     own_fault(&fault, code, reason, description)
     s.status_code = <uint32_t>code
+    s.worth_repeating = reason == OVERLOADED
     s.status.size = 0
     encode_status(&s.status, &fault)
     s.ending = True

@@ -103,8 +103,8 @@ cdef int on_frame_recv(nghttp2_session* session, const nghttp2_frame* frame, voi
     return 0
 
 
-# Who has its whole answer need not send the rest of its request. Not before: a reset would overtake the answer. Who does
-# not speak gRPC gets a moment to end by itself: some clients of HTTP (curl before 8) take the reset for a failure.
+# Who has its whole answer need not send the rest of its request; not before, since a reset would overtake the answer.
+# Who does not speak gRPC gets a moment to end by itself: some clients (curl before 8) take the reset for a failure.
 cdef int on_frame_send(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept nogil:
     cdef Stream* s
     if frame.hd.type != NGHTTP2_DATA and frame.hd.type != NGHTTP2_HEADERS:
@@ -140,7 +140,7 @@ cdef void begin_request(Stream* s) noexcept nogil:
         refuse_stream(s, CODE_UNIMPLEMENTED, b"ENCODING_UNKNOWN", b"grpc-encoding must be identity or gzip.")
     elif f.calls_in_flight >= f.settings.calls_max:
         tally(f, CALLS_REFUSED_OVERLOAD, 1)
-        refuse_stream(s, CODE_RESOURCE_EXHAUSTED, b"OVERLOADED", OVERLOADED_TEXT)
+        refuse_stream(s, CODE_RESOURCE_EXHAUSTED, OVERLOADED, OVERLOADED_TEXT)
     elif s.kind == STREAM_BATCHES:
         s.long_lived = True
         s.connection.native_streams += 1

@@ -65,7 +65,7 @@ cdef bint is_wanted(Front* f, Job* job) noexcept nogil:
         return False
     if f.hosted[job.shard].jobs_in_flight >= f.settings.shard_jobs_max:
         tally(f, CALLS_REFUSED_OVERLOAD, 1)
-        job_fail(f, job, CODE_RESOURCE_EXHAUSTED, b"OVERLOADED", OVERLOADED_TEXT)
+        job_fail(f, job, CODE_RESOURCE_EXHAUSTED, OVERLOADED, OVERLOADED_TEXT)
         return False
     if job.deadline_ns and job.deadline_ns <= f.now_ns:
         tally(f, CALLS_EXPIRED, 1)

@@ -114,6 +114,7 @@ cdef struct Stream:
     size_t sent                          # of the first call's answer
     Call own
     uint32_t status_code
+    bint worth_repeating                 # what was refused for load may be sent again
     Buffer status                        # google.rpc.Status, or empty for OK
     # Health: what a watcher was told. Relay: its other half.
     int watched, told
