@@ -233,3 +233,6 @@ class NativeFront:
         """By the names of COUNTER_NAMES, since the start."""
     def close(self) -> None:
         """After run() has returned and before the engines are closed: gives everything back."""
+
+def give_way(nice: int) -> None:
+    """Lets the calling thread, and those it starts, stand behind others: by its weight, and by slices of 0.1 ms."""

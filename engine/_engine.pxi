@@ -43,7 +43,7 @@ cdef class Engine:
     def _stay_ahead(self):
         cdef State* s = self.shard.state
         # Clearing pages is work for the time that nobody else needs.
-        _os.setpriority(_os.PRIO_PROCESS, threading.get_native_id(), HELPER_NICE)
+        give_way(HELPER_NICE)
         with nogil:
             stay_ahead(s, &self.stopping)
 

@@ -369,7 +369,7 @@ cdef class JournalWriter:
 
     def _prepare(self):
         # Ahead of need, so it may wait for who is in need.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PREPARE_NICE)
+        give_way(PREPARE_NICE)
         with nogil:
             journal_prepare_loop(&self.journal)
 

@@ -18,7 +18,7 @@ from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from engine._core import Board
+from engine._core import Board, give_way
 from engine.channel import Channel
 from engine.child import adopted, messages, run_to_the_end
 from engine.limits import LIMITS
@@ -179,7 +179,7 @@ async def work(channel: Channel) -> None:
 
 def main() -> None:
     # Python that is asked much takes a core; where it shares one with a worker, orders come first.
-    os.nice(NICE)
+    give_way(NICE)
     channel, name = adopted()
     configure(process=name)
     run_to_the_end(work(channel), uvloop.run)
