@@ -347,7 +347,7 @@ cdef void job_begin(Front* f, JobQueue* source, Job* job, int shard) noexcept no
     link = f.links[shard % f.workers]
     if shard % f.workers == f.worker:
         job_fail(f, job, CODE_UNAVAILABLE, b"RECOVERING", b"The log is being recovered; retry with the same id.")
-    elif link == NULL or link.dead:
+    elif link == NULL:
         job_fail(f, job, CODE_UNAVAILABLE, b"SHARD_DOWN", b"The shard's worker is down; retry with the same id.")
     elif link.away_count >= f.settings.link_jobs_max:
         tally(f, CALLS_REFUSED_OVERLOAD, 1)

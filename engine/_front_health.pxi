@@ -4,17 +4,14 @@ cdef enum:
     HEALTH_UNKNOWN_SERVICE = 3
     HEALTH_SERVING = 1
     HEALTH_NOT_SERVING = 2
-    HEALTH_SERVICE_BYTES_MAX = 256
 
 
 cdef int health_now(Front* f) noexcept nogil:
     cdef int shard
-    cdef Link* link
     if f.draining:
         return HEALTH_NOT_SERVING
     for shard in range(f.shards):
-        link = f.links[shard % f.workers]
-        if f.hosted[shard] == NULL and (link == NULL or link.dead):
+        if f.hosted[shard] == NULL and f.links[shard % f.workers] == NULL:
             return HEALTH_NOT_SERVING
     return HEALTH_SERVING
 

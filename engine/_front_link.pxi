@@ -122,7 +122,7 @@ cdef inline uint8_t caller_of(Job* job) noexcept nogil:
 cdef void links_turn(Front* f) noexcept nogil:
     cdef int worker
     for worker in range(f.workers):
-        if f.links[worker] != NULL and not f.links[worker].dead:
+        if f.links[worker] != NULL:
             link_receive(f, f.links[worker])
 
 
@@ -197,7 +197,7 @@ cdef void links_publish(Front* f) noexcept nogil:
     f.links_unsent = False
     for worker in range(f.workers):
         link = f.links[worker]
-        if link != NULL and not link.dead:
+        if link != NULL:
             link_push(link)
             if not link.dead:
                 ring_publish(&link.outgoing)
@@ -208,7 +208,7 @@ cdef bint links_may_sleep(Front* f) noexcept nogil:
     cdef int worker
     cdef bint may = True
     for worker in range(f.workers):
-        if f.links[worker] != NULL and not f.links[worker].dead:
+        if f.links[worker] != NULL:
             may = ring_sleep(&f.links[worker].incoming) and may
     return may
 
@@ -216,7 +216,7 @@ cdef bint links_may_sleep(Front* f) noexcept nogil:
 cdef void links_awake(Front* f) noexcept nogil:
     cdef int worker
     for worker in range(f.workers):
-        if f.links[worker] != NULL and not f.links[worker].dead:
+        if f.links[worker] != NULL:
             ring_awake(&f.links[worker].incoming)
 
 

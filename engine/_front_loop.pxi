@@ -268,13 +268,13 @@ cdef void sweep(Front* f) noexcept nogil:
     cdef Connection* c = f.connections
     cdef Connection* following
     cdef uint64_t tick_ns
+    adapt_concurrency(f)
     while c != NULL:
         following = c.next
         sweep_connection(f, c)
         c = following
     tick_ns = tick_shards(f)
     f.sweep_at_ns = f.now_ns + (SWEEP_NS if tick_ns > SWEEP_NS else tick_ns)
-    adapt_concurrency(f)
     publish(f)
     if f.draining:
         check_drained(f)
@@ -301,7 +301,8 @@ cdef void sweep_connection(Front* f, Connection* c) noexcept nogil:
         s = following
     resume_if_room(c)
     guard_sweep(c)
-    if c.closing or c.goaway_sent or c.streams_limit != f.streams_limit:
+    tell_limit(c)
+    if c.closing or c.goaway_sent:
         mark_dirty(c)
 
 
@@ -309,26 +310,26 @@ cdef void sweep_connection(Front* f, Connection* c) noexcept nogil:
 # still be given up. Twice as fast down as up.
 cdef void adapt_concurrency(Front* f) noexcept nogil:
     cdef uint64_t limit = f.streams_limit
-    cdef nghttp2_settings_entry entry
-    cdef Connection* c = f.connections
     if f.turn_ewma_ns > f.settings.overloaded_turn_us * 1000:
         limit //= 2
         limit = f.settings.streams_per_connection_min if limit < f.settings.streams_per_connection_min else limit
     elif f.turn_ewma_ns < f.settings.overloaded_turn_us * 250 and limit < f.settings.streams_per_connection_max:
         limit += limit // 4 + 1
         limit = f.settings.streams_per_connection_max if limit > f.settings.streams_per_connection_max else limit
-    if limit == f.streams_limit:
-        return
     tally(f, CONCURRENCY_LOWERED, limit < f.streams_limit)
     f.streams_limit = <uint32_t>limit
+
+
+# Also to a connection that was not ready to hear it when it changed.
+cdef void tell_limit(Connection* c) noexcept nogil:
+    cdef nghttp2_settings_entry entry
+    if c.closing or not c.preface_seen or c.streams_limit == c.front.streams_limit:
+        return
+    c.streams_limit = c.front.streams_limit
     entry.settings_id = NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
-    entry.value = <uint32_t>limit
-    while c != NULL:
-        if not c.closing and not c.lingering and c.preface_seen:
-            c.streams_limit = <uint32_t>limit
-            nghttp2_submit_settings(c.session, 0, &entry, 1)
-            mark_dirty(c)
-        c = c.next
+    entry.value = c.streams_limit
+    nghttp2_submit_settings(c.session, 0, &entry, 1)
+    mark_dirty(c)
 
 
 cdef void publish(Front* f) noexcept nogil:
@@ -349,7 +350,6 @@ cdef void begin_drain(Front* f) noexcept nogil:
     cdef Connection* c = f.connections
     cdef Stream* s
     f.draining = True
-    f.drain_began_ns = f.now_ns
     arm_listeners(f, False)
     while c != NULL:
         s = c.streams

@@ -17,7 +17,7 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event* event) noexcept
     int epoll_wait(int epoll_fd, epoll_event* events, int size, int timeout_ms) noexcept
     int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
-    uint32_t EPOLLIN, EPOLLOUT, EPOLLHUP, EPOLLERR, EPOLLRDHUP
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLHUP, EPOLLERR
 
 cdef extern from "<errno.h>" nogil:
     int EAGAIN, ECONNABORTED
@@ -330,7 +330,6 @@ cdef void connection_write(Connection* c) noexcept nogil:
 cdef bint write_rest(Connection* c) noexcept nogil:
     cdef Buffer rest = c.out
     cdef size_t sent = c.out_sent
-    cdef bint whole
     if not rest.size:
         return True
     memset(&c.out, 0, sizeof(Buffer))

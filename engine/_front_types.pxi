@@ -48,7 +48,6 @@ cdef enum:
 
 cdef struct Job:
     Job* next
-    Job* previous                        # in a link's list only
     Call* call                           # NULL: another worker asked, by `link` and `token`
     Link* link                           # who asked, or who was asked
     uint64_t token
@@ -225,7 +224,7 @@ cdef struct Front:
     # All below belongs to the loop's thread.
     bint stopping, draining
     bint links_unsent                    # since the links were published last, as when a written answer lets in a batch
-    uint64_t now_ns, sweep_at_ns, drain_began_ns
+    uint64_t now_ns, sweep_at_ns
     FrontSettings settings
     Listener* listeners
     Connection* connections
