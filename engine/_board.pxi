@@ -1,5 +1,6 @@
 # The board: one page of shared memory for each worker, which only that worker writes and everybody reads. Each field is
-# a word stored and loaded whole, so a reader may see fields of two moments but never half a field.
+# a word stored and loaded whole, so a reader may see fields of two moments but never half a field. Behind the workers'
+# slots lie those of their followers, and behind these the pages of _marks.
 
 import fcntl as _fcntl
 import os as _files
@@ -103,25 +104,34 @@ cdef void* memory_map(int fd, size_t size) noexcept nogil:
     return at if at != MAP_FAILED else NULL
 
 
+cdef inline size_t board_slots_bytes(uint32_t workers) noexcept nogil:
+    return <size_t>2 * workers * BOARD_SLOT_BYTES
+
+
+cdef inline size_t board_bytes(uint32_t workers) noexcept nogil:
+    return board_slots_bytes(workers) + <size_t>SHARDS_MAX * MARK_PAGE_BYTES
+
+
 # 1: the board is mapped; 0: there is no board of so many workers behind the descriptor, which stays the caller's.
 cdef int board_map(BoardMap* board, int fd, int workers) noexcept nogil:
     memset(board, 0, sizeof(BoardMap))
     if not 0 < workers <= WORKERS_MAX:
         return 0
-    board.pages = <uint8_t*>memory_map(fd, <size_t>workers * BOARD_SLOT_BYTES)
+    board.pages = <uint8_t*>memory_map(fd, board_bytes(<uint32_t>workers))
     board.workers = <uint32_t>workers
     return board.pages != NULL
 
 
 cdef void board_unmap(BoardMap* board) noexcept nogil:
     if board.pages != NULL:
-        munmap(board.pages, <size_t>board.workers * BOARD_SLOT_BYTES)
+        munmap(board.pages, board_bytes(board.workers))
     memset(board, 0, sizeof(BoardMap))
 
 
-cdef inline BoardSlot* board_slot(const BoardMap* board, uint32_t worker) noexcept nogil:
-    INVARIANT(worker < board.workers, b"a worker has a slot")
-    return <BoardSlot*>(board.pages + <size_t>worker * BOARD_SLOT_BYTES)
+# Of a worker; `board.workers` further, of its follower.
+cdef inline BoardSlot* board_slot(const BoardMap* board, uint32_t number) noexcept nogil:
+    INVARIANT(number < 2 * board.workers, b"a worker has a slot, and so has its follower")
+    return <BoardSlot*>(board.pages + <size_t>number * BOARD_SLOT_BYTES)
 
 
 # Takes a slot over, also from a worker that died: its load and its gauges are gone, and counters begin at 0 as those of
@@ -167,10 +177,10 @@ def memory_create(str name not None, size_t size):
 
 
 def board_create(int workers):
-    """The descriptor of a new board with a slot for each worker."""
+    """The descriptor of a new board: a slot for each worker, one for each of their followers, and marks by shard."""
     if not 0 < workers <= WORKERS_MAX:
         raise ValueError(f"a board has 1 to {WORKERS_MAX} workers, not {workers}")
-    return memory_create("everopen-board", <size_t>workers * BOARD_SLOT_BYTES)
+    return memory_create("everopen-board", board_bytes(workers))
 
 
 cdef class Board:
@@ -187,10 +197,17 @@ cdef class Board:
 
     def slots(self):
         """Each slot that a worker of this format has begun, by worker: its fields and its counters by name."""
-        cdef uint32_t worker
+        return self._slots(0)
+
+    def follower_slots(self):
+        """The same of the followers; `worker` is whose follower it is."""
+        return self._slots(self.board.workers)
+
+    cdef list _slots(self, uint32_t first):
+        cdef uint32_t number
         return [
-            _slot_as_dict(board_slot(&self.board, worker)) for worker in range(self.board.workers)
-            if eo_load64(&board_slot(&self.board, worker).format_version) == <uint64_t>BOARD_FORMAT_VERSION
+            _slot_as_dict(board_slot(&self.board, number)) for number in range(first, first + self.board.workers)
+            if eo_load64(&board_slot(&self.board, number).format_version) == <uint64_t>BOARD_FORMAT_VERSION
         ]
 
 

@@ -31,7 +31,7 @@ def memory_create(name: str, size: int) -> int:
     """Shared memory of `size` zero bytes behind a new descriptor; its size cannot change any more."""
 
 def board_create(workers: int) -> int:
-    """The descriptor of a new board with a slot for each worker."""
+    """The descriptor of a new board: a slot for each worker, one for each of their followers, and marks by shard."""
 
 class Board:
     """The board as a reader sees it; it keeps its own mapping, so the descriptor may be closed."""
@@ -39,6 +39,11 @@ class Board:
     def __init__(self, fd: int, workers: int) -> None: ...
     def slots(self) -> list[dict[str, int]]:
         """Each slot that a worker of this format has begun, by worker: its fields and its counters by name."""
+    def follower_slots(self) -> list[dict[str, int]]:
+        """The same of the followers; `worker` is whose follower it is."""
+
+def board_mark_next(board: Board, shard: int, after_sequence: int) -> tuple[int, str] | None:
+    """The mark of a shard with the least sequence beyond `after_sequence`, as sequence and state digest; or None."""
 
 def ring_create(capacity: int = ...) -> int:
     """The descriptor of a new ring of `capacity` bytes, a power of two of 4,096 to RING_BYTES."""

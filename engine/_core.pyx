@@ -16,6 +16,7 @@ include "_wire_status.pxi"
 
 # Shared memory between workers.
 include "_board.pxi"
+include "_marks.pxi"
 include "_ring.pxi"
 
 # Match: the state machine.

@@ -52,6 +52,7 @@ cdef void turn(Front* f) noexcept nogil:
     receive_events(f)
     links_turn(f)
     serve(f)
+    mark_shards(f)
     kick_journals(f, False)
     let_all_go(f)
     relay_turn(f)
@@ -226,9 +227,8 @@ cdef void take_mail(Front* f) noexcept nogil:
     pthread_mutex_lock(&f.lock)
     for i in range(SHARDS_MAX):
         if f.pending_hosts[i] != NULL:
-            f.hosted[i] = f.pending_hosts[i]
+            shard_begin(f, i, f.pending_hosts[i])
             f.pending_hosts[i] = NULL
-            watch_fd(f, f.hosted[i].journal.event_fd, f.hosted[i])
         if f.pending_links[i] != NULL:
             link_begin(f, f.pending_links[i])
             f.pending_links[i] = NULL

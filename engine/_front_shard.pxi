@@ -192,6 +192,19 @@ cdef inline void hold_commit(Hosted* h, uint64_t commands) noexcept nogil:
     h.held += commands
 
 
+# A digest mark for followers, now and then, while no group is half carried out.
+cdef void mark_shards(Front* f) noexcept nogil:
+    cdef int shard
+    cdef Hosted* h
+    cdef Hash128 digest
+    for shard in range(f.shards):
+        h = f.hosted[shard]
+        if h != NULL and h.state.sequence - h.marked >= <uint64_t>MARK_EVERY:
+            digest = state_digest(h.state)
+            mark_put(h.marks, h.state.sequence, digest.low, digest.high)
+            h.marked = h.state.sequence
+
+
 cdef void let_go(Front* f, Hosted* h) noexcept nogil:
     cdef uint64_t durable = journal_durable_sequence(h.journal)
     cdef Job* job = h.waiting_first
@@ -201,6 +214,15 @@ cdef void let_go(Front* f, Hosted* h) noexcept nogil:
         job.next = NULL
         job_done(f, job)
         job = h.waiting_first
+
+
+# From now on the shard is served here.
+cdef void shard_begin(Front* f, int shard, Hosted* h) noexcept nogil:
+    h.marks = board_marks(&f.board, <uint32_t>shard)
+    marks_clear(h.marks)
+    h.marked = h.state.sequence
+    f.hosted[shard] = h
+    watch_fd(f, h.journal.event_fd, h)
 
 
 # Milliseconds until a shard's next tick, at most 1,000.

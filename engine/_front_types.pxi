@@ -179,6 +179,8 @@ cdef struct Hosted:                      # a shard that lives here
     int64_t now_ms                       # logged time of this turn; 0: not read yet
     uint64_t tick_at_ns
     uint64_t jobs_in_flight
+    MarkPage* marks
+    uint64_t marked                      # the sequence of the last mark
 
 cdef struct Link:                        # to another worker
     int kind                             # WATCH_LINK

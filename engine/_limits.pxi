@@ -43,6 +43,8 @@ cdef extern from *:
         WORKERS_MAX = 64,
         SHARDS_MAX = 64,
         BOARD_SLOT_BYTES = 4096,           /* a page, so that no two workers write the same cache line */
+        MARK_PAGE_BYTES = 4096,            /* of each shard, behind the slots */
+        MARK_EVERY = 16384,                /* commands between two digest marks */
         RING_BYTES = 4 * 1024 * 1024,      /* what a ring holds; its header comes on top */
         RING_MESSAGE_BYTES_MAX = 64 * 1024 * 1024,
     };
@@ -63,7 +65,7 @@ cdef extern from *:
     const int PARTITIONS, LOCATIONS_PER_SHOP_MAX, REGIONS_PER_SHOP_MAX, REGION_COSTS_MAX, REGION_COST_DEFAULT
     const int SAFETY_OVERRIDES_MAX, SHOPS_MAX, SKUS_MAX, ORDERS_MAX, DURATIONS_MAX
     const int BACKORDER_LOOKAHEAD_MAX, BACKORDER_PASSES_MAX, STEPS_MAX, IDEMPOTENCY_ENTRIES_DEFAULT, LEVEL_MAX
-    const int WORKERS_MAX, SHARDS_MAX, BOARD_SLOT_BYTES, RING_BYTES, RING_MESSAGE_BYTES_MAX
+    const int WORKERS_MAX, SHARDS_MAX, BOARD_SLOT_BYTES, MARK_PAGE_BYTES, MARK_EVERY, RING_BYTES, RING_MESSAGE_BYTES_MAX
     const int64_t QUANTITY_MAX, STOCK_MAX, PRICE_MINOR_MAX, AMOUNT_MINOR_MAX, TIME_MS_MAX
     const int64_t RESERVE_TTL_MS_DEFAULT, RESERVE_TTL_MS_MAX, BUYER_WINDOW_MS_DEFAULT, BUYER_WINDOW_MS_MAX
     const int64_t IDEMPOTENCY_WINDOW_MS_DEFAULT

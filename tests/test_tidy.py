@@ -24,7 +24,7 @@ STAGES = [
     ["_platform", "_system"],
     ["_limits", "_types"],
     ["_wire_*"],
-    ["_board", "_ring"],
+    ["_board", "_marks", "_ring"],
     ["_arena"],
     [
         "_state",

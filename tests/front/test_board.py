@@ -1,11 +1,12 @@
 """The board: what one worker writes, everybody reads; see engine/_board.pxi."""
 
 import os
+import threading
 from collections.abc import Iterator
 
 import pytest
 
-from engine._core import COUNTER_NAMES, LIMITS, Board, board_create
+from engine._core import COUNTER_NAMES, LIMITS, Board, board_create, board_mark_next
 from tests.probes.board_probe import FrontCounter, Owner
 
 pytestmark = pytest.mark.native
@@ -89,7 +90,9 @@ def test_board_outlives_its_descriptor_but_not_its_bounds(board_fd: int) -> None
 
 
 def test_board_cannot_be_cut_off_under_its_readers(board_fd: int) -> None:
-    assert os.fstat(board_fd).st_size == 3 * LIMITS["BOARD_SLOT_BYTES"]
+    assert os.fstat(board_fd).st_size == (
+        2 * 3 * LIMITS["BOARD_SLOT_BYTES"] + LIMITS["SHARDS_MAX"] * LIMITS["MARK_PAGE_BYTES"]
+    )
     with pytest.raises(PermissionError):
         os.ftruncate(board_fd, 0)
     assert not os.get_inheritable(board_fd)
@@ -99,3 +102,67 @@ def test_board_cannot_be_cut_off_under_its_readers(board_fd: int) -> None:
 def test_board_for_an_impossible_number_of_workers_is_refused(workers: int) -> None:
     with pytest.raises(ValueError, match="has 1 to 64 workers"):
         board_create(workers)
+
+
+def test_slot_of_a_follower_is_no_slot_of_a_worker(board_fd: int) -> None:
+    Owner(board_fd, 3, 3 + 1, 77, 5)
+    board = Board(board_fd, 3)
+    assert board.slots() == []
+    Owner(board_fd, 3, 1, 78, 6)
+    assert [slot["pid"] for slot in board.slots()] == [78]
+    assert [slot["pid"] for slot in board.follower_slots()] == [77]
+
+
+def test_marks_are_read_from_the_least_that_is_beyond(board_fd: int) -> None:
+    owner, board = Owner(board_fd, 3, 0, 9, 1), Board(board_fd, 3)
+    last = LIMITS["SHARDS_MAX"] - 1
+    assert board_mark_next(board, last, 0) is None
+    for number in (10, 20, 30):
+        owner.mark(last, number, number + 1, 2)
+    assert [board_mark_next(board, last, after) for after in (0, 9, 10, 29, 30)] == [
+        (10, f"{2:016x}{11:016x}"),
+        (10, f"{2:016x}{11:016x}"),
+        (20, f"{2:016x}{21:016x}"),
+        (30, f"{2:016x}{31:016x}"),
+        None,
+    ]
+    assert board_mark_next(board, last - 1, 0) is None
+    with pytest.raises(ValueError, match="out of bounds"):
+        board_mark_next(board, last + 1, 0)
+
+
+def test_oldest_marks_give_way_to_newer_ones(board_fd: int) -> None:
+    owner, board = Owner(board_fd, 3, 0, 9, 1), Board(board_fd, 3)
+    for sequence in range(1, 1001):
+        owner.mark(0, sequence, sequence, 0)
+    first = board_mark_next(board, 0, 0)
+    assert first == (937, f"{937:032x}")
+    assert board_mark_next(board, 0, 999) == (1000, f"{1000:032x}")
+
+
+def test_cleared_marks_are_gone_and_newer_ones_count(board_fd: int) -> None:
+    owner, board = Owner(board_fd, 3, 0, 9, 1), Board(board_fd, 3)
+    owner.mark(0, 100, 1, 1)
+    owner.clear_marks(0)
+    assert board_mark_next(board, 0, 0) is None
+    owner.mark(0, 90, 2, 0)
+    assert board_mark_next(board, 0, 0) == (90, f"{2:032x}")
+
+
+def test_mark_is_never_read_half(board_fd: int) -> None:
+    owner, board = Owner(board_fd, 3, 0, 9, 1), Board(board_fd, 3)
+
+    def write() -> None:
+        for sequence in range(1, 50_001):
+            owner.mark(0, sequence, sequence, ~sequence & (2**64 - 1))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = 0
+    while seen < 50_000:
+        found = board_mark_next(board, 0, seen)
+        if found is not None:
+            sequence, digest = found
+            assert digest == f"{~sequence & (2**64 - 1):016x}{sequence:016x}"
+            seen = sequence
+    writer.join()

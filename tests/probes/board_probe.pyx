@@ -4,6 +4,7 @@ include "_platform.pxi"
 include "_system.pxi"
 include "_limits.pxi"
 include "_board.pxi"
+include "_marks.pxi"
 
 
 cdef class Owner:
@@ -36,3 +37,9 @@ cdef class Owner:
 
     def count(self, int counter):
         return board_count(self.slot, <FrontCounter>counter)
+
+    def mark(self, uint32_t shard, uint64_t sequence, uint64_t low, uint64_t high):
+        mark_put(board_marks(&self.board, shard), sequence, low, high)
+
+    def clear_marks(self, uint32_t shard):
+        marks_clear(board_marks(&self.board, shard))
