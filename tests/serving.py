@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -41,14 +41,27 @@ class Server:
     PROGRAM: tuple[str, ...] = ("engine", "serve")
 
     def __init__(
-        self, data_dir: Path, *arguments: str, listen: str = "127.0.0.1:0", segment_bytes: int = SEGMENT_BYTES
+        self,
+        data_dir: Path,
+        *arguments: str,
+        listen: str = "127.0.0.1:0",
+        segment_bytes: int = SEGMENT_BYTES,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        """environment: beside that of this process."""
         self.data_dir = data_dir
         self.log_path = data_dir.parent / f"{data_dir.name}.stderr"
         command = [sys.executable, "-m", *self.PROGRAM, "--data-dir", str(data_dir), "--listen", listen]
         command += ["--segment-bytes", str(segment_bytes), *arguments]
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, **(environment or {})},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         # (log_id, sequence) by shard
