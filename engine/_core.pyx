@@ -38,10 +38,12 @@ include "_check.pxi"
 
 # Log: what is durable, and how it is read again.
 include "_crc32c.pxi"
+include "_disk.pxi"
 include "_journal_format.pxi"
 include "_journal_reader.pxi"
 include "_journal_writer.pxi"
 include "_journal_prepare.pxi"
+include "_journal_open.pxi"
 include "_journal_border.pxi"
 include "_snapshot_format.pxi"
 include "_snapshot_write.pxi"

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import re
 import threading
 
 from engine.errors import JournalDamaged, JournalFormatError, JournalFull, JournalLocked, JournalNoSpace
@@ -10,7 +9,7 @@ from engine.errors import JournalDamaged, JournalFormatError, JournalFull, Journ
 
 cdef object _raise_log_fault(LogReader* r, str directory):
     """The one border where a code of the reader becomes an exception."""
-    path = os.path.join(directory, f"{r.fault_segment:020d}.log")
+    path = os.path.join(directory, f"{r.fault_segment:020d}.log") if r.fault_segment else directory
     reason = r.fault_reason.decode()
     if r.fault_code == LOG_FAILED:
         raise OSError(r.fault_errno, f"{reason}: {os.strerror(r.fault_errno)}", path)
@@ -19,58 +18,57 @@ cdef object _raise_log_fault(LogReader* r, str directory):
     raise JournalDamaged(path, r.fault_offset, r.sequence, reason)
 
 
+cdef Disk real_disk(str directory) except *:
+    """The disk of a directory that is there; to be given back by close_disk."""
+    cdef Disk disk = REAL_DISK
+    disk.dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    return disk
+
+
+cdef void close_disk(Disk* disk) noexcept:
+    if disk.dir_fd >= 0:
+        posix_close(disk.dir_fd)
+    disk.dir_fd = -1
+
+
 def journal_segment_numbers(path):
     """The numbers of the segments in a directory, ascending. Raises JournalDamaged if one is missing between two."""
-    numbers = sorted(int(name[:20]) for name in os.listdir(path) if re.fullmatch("[0-9]{20}[.]log", name))
-    for number, following in zip(numbers, numbers[1:]):
-        if following != number + 1:
-            raise JournalDamaged(os.path.join(path, f"{number + 1:020d}.log"), 0, 0, "the segment is missing")
-    return numbers
+    return [number for number, _ in _surveyed(os.fspath(path), False)]
 
 
 def journal_segments(path):
     """The checked headers of all segments as dicts (the names are those of docs/log_format.md), ascending."""
+    return [header for _, header in _surveyed(os.fspath(path), True)]
+
+
+def _surveyed(str directory, bint with_headers):
+    cdef Disk disk = real_disk(directory)
     cdef LogReader r
-    cdef SegmentHeader header
-    cdef uint32_t crc
-    cdef int fd, code
-    cdef uint64_t epoch = 0, sequence = 0
-    headers = []
-    directory = os.fspath(path)
-    dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    cdef Survey survey
+    cdef size_t i
+    cdef int code
+    log_init(&r, &disk)
     try:
-        for number in journal_segment_numbers(directory):
-            log_init(&r, dir_fd)
-            if headers:
-                r.log_digest = log_digest_of(headers[0]["log_id"])
-            code = log_header_read(&r, number, &header, &crc, &fd)
-            if code == LOG_RECORD:
-                posix_close(fd)
-                if header.epoch < epoch or header.first_sequence < sequence:
-                    code = log_fault(&r, LOG_DAMAGED, number, 0, "epoch or sequence falls")
-            if code == LOG_END:
-                continue                 # dropped since it was listed
-            if code != LOG_RECORD:
-                r.sequence = sequence
-                _raise_log_fault(&r, directory)
-            epoch, sequence = header.epoch, header.first_sequence
-            headers.append(dict(header, log_id=bytes(header.log_id[:16])))
+        code = survey_log(&survey, &r) if with_headers else survey_names(&survey, &r)
+        if code != LOG_RECORD:
+            _raise_log_fault(&r, directory)
+        if not with_headers:
+            return [(survey.numbers[i], None) for i in range(survey.numbered)]
+        return [(survey.headers[i].segment, dict(survey.headers[i], log_id=bytes(survey.headers[i].log_id[:16])))
+                for i in range(survey.count)]
     finally:
-        os.close(dir_fd)
-    return headers
+        survey_free(&survey)
+        close_disk(&disk)
 
 
 def journal_durable(path):
     """What `durable` names, as a dict: epoch, sequence, segment, offset, log_digest. None if there is no valid slot."""
+    cdef Disk disk = real_disk(os.fspath(path))
     cdef DurableSlot slot
     try:
-        with open(os.path.join(path, "durable"), "rb") as file:
-            data = file.read(DURABLE_FILE_BYTES)
-    except FileNotFoundError:
-        return None
-    if len(data) < DURABLE_FILE_BYTES or not durable_slot_read(data, &slot):
-        return None
-    return dict(slot)
+        return dict(slot) if durable_read(&disk, &slot) else None
+    finally:
+        close_disk(&disk)
 
 
 def drop_segments_before(path, uint64_t sequence):
@@ -98,41 +96,28 @@ cdef class JournalReader:
     Iterates over (sequence, record). Raises JournalDamaged, JournalFormatError or OSError; nothing is repaired or
     skipped. While a leader writes, give `until_sequence` or use follow(): the block it is writing would look torn.
     """
+    cdef Disk disk
     cdef LogReader reader
     cdef bint at_segment_end
     cdef readonly str path
 
     def __cinit__(self):
-        log_init(&self.reader, -1)
+        self.disk = REAL_DISK
+        log_init(&self.reader, &self.disk)
 
     def __init__(self, path, from_sequence=1, until_sequence=None):
-        cdef uint64_t segment = 0
+        cdef Survey survey
         cdef int code
         self.path = os.fspath(path)
-        durable = journal_durable(self.path)
-        headers = journal_segments(self.path)
-        if not headers:
-            raise JournalDamaged(self.path, 0, from_sequence or 0, "there is no segment")
-        if from_sequence is None:
-            segment = headers[0]["segment"]
-            from_sequence = headers[0]["first_sequence"]
-        else:
-            for header in headers:
-                if header["first_sequence"] <= from_sequence:
-                    segment = header["segment"]
-        if segment == 0:
-            begins = headers[0]["first_sequence"]
-            raise JournalDamaged(self.path, 0, from_sequence,
-                                 f"the log begins at sequence {begins}: a snapshot must cover what is before")
-        self.reader.dir_fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        self.reader.from_sequence = from_sequence
+        self.disk = real_disk(self.path)
         if until_sequence is not None:
             self.reader.until_sequence = until_sequence
-        if durable is not None:
-            if durable["log_digest"] != log_digest_of(headers[0]["log_id"]):
-                raise JournalDamaged(os.path.join(self.path, "durable"), 0, from_sequence, "it belongs to another log")
-            self.reader.known_durable = durable["sequence"]
-        code = log_start(&self.reader, segment)
+        code = log_begin(&self.reader, &survey, from_sequence or 0)
+        begins = survey.headers[0].first_sequence if survey.count else 0
+        survey_free(&survey)
+        if code != LOG_RECORD and begins > (from_sequence or begins):
+            raise JournalDamaged(self.path, 0, from_sequence,
+                                 f"the log begins at sequence {begins}: a snapshot must cover what is before")
         if code != LOG_RECORD:
             _raise_log_fault(&self.reader, self.path)
 
@@ -142,9 +127,7 @@ cdef class JournalReader:
     def close(self):
         """Gives back files and memory; the reader cannot be used any more."""
         log_free(&self.reader)
-        if self.reader.dir_fd >= 0:
-            posix_close(self.reader.dir_fd)
-            self.reader.dir_fd = -1
+        close_disk(&self.disk)
 
     def __enter__(self):
         return self
@@ -160,7 +143,7 @@ cdef class JournalReader:
         cdef size_t size
         cdef uint64_t sequence
         cdef int code
-        if self.reader.dir_fd < 0:
+        if self.disk.dir_fd < 0:
             raise ValueError("the reader is closed")
         with nogil:
             code = log_next(&self.reader, &record, &size, &sequence)
@@ -173,7 +156,7 @@ cdef class JournalReader:
     def scan(self):
         """Proves everything up to the end and returns the sequence of the last record."""
         cdef int code
-        if self.reader.dir_fd < 0:
+        if self.disk.dir_fd < 0:
             raise ValueError("the reader is closed")
         with nogil:
             code = log_end(&self.reader)
@@ -184,7 +167,7 @@ cdef class JournalReader:
     def scan_segment(self):
         """Proves one segment; `position` tells about it. True: another one follows. Not to be mixed with iteration."""
         cdef int code
-        if self.reader.dir_fd < 0:
+        if self.disk.dir_fd < 0:
             raise ValueError("the reader is closed")
         with nogil:
             code = log_segment_end(&self.reader, self.at_segment_end)
@@ -195,35 +178,20 @@ cdef class JournalReader:
 
     def follow(self):
         """Lets the reader go on up to what the leader has published, and returns that sequence (0: nothing yet)."""
-        durable = journal_durable(self.path)
-        if durable is None:
-            self.reader.until_sequence = 0
-            return 0
-        self.reader.until_sequence = self.reader.known_durable = durable["sequence"]
-        self.reader.visible_segment = durable["segment"]
-        self.reader.visible_bytes = durable["offset"]
-        return durable["sequence"]
+        return log_follow(&self.reader)
 
     @property
     def position(self):
         """Where it stands: log_id, epoch, segment, offset of the next block, crc (chained so far), sequence of the next
         record, blocks and seals read, and the tail: unread, limit, clean, sealed or torn."""
-        return {
-            "log_id": bytes(self.reader.header.log_id[:16]), "epoch": self.reader.header.epoch,
-            "segment": self.reader.header.segment, "segment_bytes": self.reader.header.segment_bytes,
-            "segment_first_sequence": self.reader.header.first_sequence,
-            "offset": self.reader.offset, "crc": self.reader.chain, "sequence": self.reader.sequence,
-            "blocks": self.reader.blocks, "seals": self.reader.seals,
-            "tail": (None, "unread", "limit", "clean", "sealed", "torn")[self.reader.tail],
-        }
+        return _position(&self.reader)
 
 
-def _synced_directory(path):
-    """An open descriptor of the directory, made (and its name synced) if it was not there."""
+def _make_directory(path):
+    """Makes the directory, and syncs its name, if it was not there."""
     if not os.path.isdir(path):
         os.makedirs(path, mode=0o750)
         _sync_path(os.path.dirname(os.path.abspath(path)))
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _sync_path(path):
@@ -248,25 +216,13 @@ def _locked_file(path):
     return fd
 
 
-def _settled_end(path, headers):
-    """The position at which the log ends. Syncs and reads in full every segment that can hold its last records.
-
-    They are synced and dropped from the page cache first: what an earlier, failed sync left there must not pass for
-    durable.
-    """
-    last = max(header["first_sequence"] for header in headers)
-    earlier = [header for header in headers if header["first_sequence"] < last]
-    begin = max(earlier or headers, key=lambda header: header["segment"])
-    for header in headers[headers.index(begin):]:
-        fd = os.open(os.path.join(path, f"{header['segment']:020d}.log"), os.O_RDONLY)
-        try:
-            os.fsync(fd)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(fd)
-    with JournalReader(path, begin["first_sequence"]) as reader:
-        reader.scan()
-        return reader.position
+cdef dict _position(const LogReader* r):
+    return {
+        "log_id": bytes(r.header.log_id[:16]), "epoch": r.header.epoch, "segment": r.header.segment,
+        "segment_bytes": r.header.segment_bytes, "segment_first_sequence": r.header.first_sequence,
+        "offset": r.offset, "crc": r.chain, "sequence": r.sequence, "blocks": r.blocks, "seals": r.seals,
+        "tail": (None, "unread", "limit", "clean", "sealed", "torn")[r.tail],
+    }
 
 
 cdef class JournalWriter:
@@ -276,6 +232,7 @@ cdef class JournalWriter:
     new log. Raises JournalLocked, JournalDamaged, JournalFormatError, OSError. After that a failed write or sync ends
     the process with status 70.
     """
+    cdef Disk disk
     cdef Journal journal
     cdef readonly str path
     cdef readonly dict recovered         # the position at which the log ended when it was opened; None: it is new
@@ -284,6 +241,7 @@ cdef class JournalWriter:
     cdef list threads
 
     def __cinit__(self):
+        self.disk = REAL_DISK
         self.lock_fd = -1
         self.threads = []
 
@@ -298,70 +256,62 @@ cdef class JournalWriter:
             raise ValueError("log_id: 16 bytes")
         if first_sequence == 0 or not BLOCK_UNIT_BYTES <= staged_bytes_max <= JOURNAL_STAGED_BYTES_MAX:
             raise ValueError("first_sequence: from 1; staged_bytes_max: from 4096 to 64 MiB")
-        self.path = os.fspath(path)
-        error = journal_init(&self.journal, segment_bytes, staged_bytes_max)
-        self.made = True
-        if error:
-            raise OSError(error, os.strerror(error))
-        encoded = os.fsencode(self.path)[:sizeof(self.journal.directory) - 1]
-        memcpy(self.journal.directory, <const char*>encoded, len(encoded))
-        self.journal.dir_fd = _synced_directory(self.path)
-        self.lock_fd = _locked_file(self.path)
+        self._begin(os.fspath(path), segment_bytes, staged_bytes_max)
         try:
             self._open(log_id, first_sequence)
         except BaseException:
             self._release()
             raise
+        self._start()
+
+    cdef int _begin(self, str path, uint64_t segment_bytes, size_t staged_bytes_max) except -1:
+        """Memory, directory and lock; nothing of the log is looked at yet."""
+        cdef int error = journal_init(&self.journal, &self.disk, segment_bytes, staged_bytes_max)
+        self.path = path
+        self.made = True
+        if error:
+            raise OSError(error, os.strerror(error))
+        encoded = os.fsencode(path)[:sizeof(self.journal.directory) - 1]
+        memcpy(self.journal.directory, <const char*>encoded, len(encoded))
+        _make_directory(path)
+        self.disk = real_disk(path)
+        self.lock_fd = _locked_file(path)
+        return 0
+
+    def _open(self, log_id, first_sequence):
+        cdef LogReader end
+        cdef uint64_t first = first_sequence
+        cdef bint exact = log_id is not None
+        cdef bytes id_of_log = log_id or os.urandom(16)
+        cdef const uint8_t* id_bytes = id_of_log
+        cdef int code
+        log_init(&end, &self.disk)
+        try:
+            with nogil:
+                code = journal_open(&self.journal, &end, id_bytes, exact, first)
+            if code != LOG_RECORD:
+                _raise_log_fault(&end, self.path)
+            if end.fd >= 0:
+                self.recovered = _position(&end)
+        finally:
+            log_free(&end)
+
+    cdef int _take_over(self, LogReader* end) except -1:
+        """Goes on where a follower stands, at the end of the log."""
+        cdef int code
+        with nogil:
+            code = journal_go_on(&self.journal, end)
+        if code != LOG_RECORD:
+            _raise_log_fault(end, self.path)
+        self.recovered = _position(end)
+        return 0
+
+    cdef int _start(self) except -1:
         for loop, name in ((self._sync, "everopen-journal-sync"), (self._prepare, "everopen-journal-prepare")):
             thread = threading.Thread(target=loop, name=name, daemon=True)
             thread.start()
             self.threads.append(thread)
-
-    def _open(self, log_id, first_sequence):
-        """The ritual of docs/log_format.md, from the temporary files to the new segment."""
-        cdef int error
-        cdef uint64_t previous_bytes = 0
-        for name in os.listdir(self.path):
-            if re.fullmatch("segment-[0-9]{20}[.]tmp", name):
-                os.unlink(os.path.join(self.path, name))
-        durable = journal_durable(self.path)
-        headers = journal_segments(self.path)
-        if headers:
-            self.recovered = end = _settled_end(self.path, headers)
-            if log_id is not None and log_id != end["log_id"]:
-                raise JournalDamaged(self.path, 0, end["sequence"], "it belongs to another log (log_id)")
-            log_id, first_sequence, previous_bytes = end["log_id"], end["sequence"], end["offset"]
-            self.journal.chain = end["crc"]
-            # Also above an epoch of which only `durable` is left: two leaders never share one.
-            self.journal.epoch = max(end["epoch"], durable["epoch"] if durable else 0) + 1
-            self.journal.segment = end["segment"] + 1
-        elif durable is not None and durable["sequence"]:
-            raise JournalDamaged(self.path, 0, durable["sequence"], "all segments are missing")
-        else:
-            self.journal.epoch = 1
-            self.journal.segment = 1
-            log_id = log_id or os.urandom(16)
-        memcpy(self.journal.log_id, <const char*>log_id, 16)
-        self.journal.log_digest = log_digest_of(self.journal.log_id)
-        self.journal.block_sequence = self.journal.next_sequence = first_sequence
-        self.journal.durable_count = durable["count"] if durable else 0
-        self._map_durable()
-        with nogil:
-            error = journal_begin(&self.journal, previous_bytes)
-        if error:
-            raise OSError(error, f"a segment cannot be preallocated: {os.strerror(error)}", self.path)
-
-    def _map_durable(self):
-        cdef void* mapped
-        cdef int fd = os.open(os.path.join(self.path, "durable"), os.O_RDWR | os.O_CREAT, 0o640)
-        try:
-            os.posix_fallocate(fd, 0, DURABLE_FILE_BYTES)
-            mapped = mmap(NULL, DURABLE_FILE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
-            if mapped == MAP_FAILED:
-                raise OSError(errno, "mmap", self.path)
-            self.journal.durable_map = <uint8_t*>mapped
-        finally:
-            os.close(fd)
+        return 0
 
     def _sync(self):
         with nogil:
@@ -375,6 +325,7 @@ cdef class JournalWriter:
 
     def _release(self):
         journal_close_files(&self.journal)
+        close_disk(&self.disk)
         if self.lock_fd >= 0:
             os.close(self.lock_fd)
             self.lock_fd = -1
@@ -396,7 +347,7 @@ cdef class JournalWriter:
         if self.lock_fd < 0:
             return
         pthread_mutex_lock(&self.journal.lock)
-        self.journal.stopping = True
+        eo_store64(&self.journal.stopping, 1)
         pthread_cond_broadcast(&self.journal.work)
         pthread_cond_broadcast(&self.journal.prepare)
         pthread_mutex_unlock(&self.journal.lock)

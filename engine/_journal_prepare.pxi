@@ -6,51 +6,94 @@ cdef enum:
     PREPARE_CHUNK_BYTES = 1048576        # small enough not to stand in a commit's way for long
 
 
-cdef int journal_fill(Journal* j, int fd) noexcept nogil:
-    """Allocates and writes zeros, synced: later writes change no metadata. 0 or errno."""
+# Allocates and writes zeros, synced: later writes change no metadata. 0 or errno.
+cdef int segment_fill(Disk* disk, int fd, uint64_t bytes, const uint64_t* stopping) noexcept nogil:
     cdef uint64_t at = 0
     cdef size_t size
     cdef ssize_t written
-    cdef int error = posix_fallocate(fd, 0, <off_t>j.segment_bytes)
+    cdef int error = disk.allocate(disk, fd, bytes)
     if error:
         return error
     cdef void* zeros = mmap(NULL, PREPARE_CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     if zeros == MAP_FAILED:
         return errno
-    while at < j.segment_bytes and error == 0:
+    while at < bytes and error == 0:
         size = PREPARE_CHUNK_BYTES
-        if size > j.segment_bytes - at:
-            size = j.segment_bytes - at
-        written = pwrite(fd, zeros, size, <off_t>at)
+        if size > bytes - at:
+            size = bytes - at
+        written = disk.write(disk, fd, zeros, size, at)
         if written > 0:
             at += <uint64_t>written
         elif written == 0 or errno != EINTR:
             error = errno if written else EIO
+        if error == 0 and stopping != NULL and eo_load64(stopping):
+            error = ECANCELED            # nobody waits for it any more, but for this thread
     munmap(zeros, PREPARE_CHUNK_BYTES)
-    if error == 0 and fsync(fd) != 0:
+    if error == 0 and disk.sync(disk, fd) != 0:
         error = errno
+    return error
+
+
+# Makes a file of zeros that is to become a segment, whatever had the name. 0 or errno; then there is no file.
+cdef int segment_make(Disk* disk, const char* name, uint64_t bytes, const uint64_t* stopping, int* fd) noexcept nogil:
+    cdef int error
+    disk.remove(disk, name)
+    fd[0] = disk.open(disk, name, O_RDWR | O_CREAT | O_EXCL | O_DIRECT)
+    if fd[0] < 0:
+        return errno
+    error = segment_fill(disk, fd[0], bytes, stopping)
+    if error:
+        disk.close(disk, fd[0])
+        fd[0] = -1
+        disk.remove(disk, name)
     return error
 
 
 cdef int journal_prepare(Journal* j, uint64_t segment, int* fd) noexcept nogil:
     """Makes the file of a later segment under a temporary name. 0 or errno; then there is no file."""
     cdef char name[SEGMENT_NAME_BYTES]
-    cdef int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC
-    cdef int error
     segment_temporary_name(name, segment)
-    unlinkat(j.dir_fd, name, 0)
-    fd[0] = openat(j.dir_fd, name, flags | O_DIRECT, 0o640)
-    if fd[0] < 0 and errno == EINVAL:    # this file system goes through the page cache only
-        unlinkat(j.dir_fd, name, 0)
-        fd[0] = openat(j.dir_fd, name, flags, 0o640)
-    if fd[0] < 0:
-        return errno
-    error = journal_fill(j, fd[0])
+    return segment_make(j.disk, name, j.segment_bytes, &j.stopping, fd)
+
+
+# A segment made ahead of an opening, so that a takeover waits for no disk. Whoever names it does so before the first
+# byte of it is written, and syncs the name before a second block is: zeros at its beginning mean zeros throughout.
+cdef int spare_make(Disk* disk, uint64_t bytes, const uint64_t* stopping) noexcept nogil:
+    cdef int fd = spare_open(disk, bytes)
+    cdef int error
+    if fd >= 0:
+        disk.close(disk, fd)
+        return 0
+    error = segment_make(disk, b"spare-unready.tmp", bytes, stopping, &fd)
     if error:
-        posix_close(fd[0])
-        fd[0] = -1
-        unlinkat(j.dir_fd, name, 0)
-    return error
+        return error
+    disk.close(disk, fd)
+    return 0 if disk.rename(disk, b"spare-unready.tmp", b"spare.tmp", True) == 0 else errno
+
+
+# A descriptor of the spare segment, if there is one that can be used; else -1.
+cdef int spare_open(Disk* disk, uint64_t bytes) noexcept nogil:
+    cdef uint8_t head[SEGMENT_HEADER_BYTES + BLOCK_UNIT_BYTES]
+    cdef uint8_t* aligned = <uint8_t*>((<size_t>head + BLOCK_UNIT_BYTES - 1) & ~<size_t>(BLOCK_UNIT_BYTES - 1))
+    cdef int fd = disk.open(disk, b"spare.tmp", O_RDWR | O_DIRECT)
+    if fd >= 0 and (disk.size(disk, fd) != <int64_t>bytes
+                    or disk.read(disk, fd, aligned, SEGMENT_HEADER_BYTES, 0) != SEGMENT_HEADER_BYTES
+                    or not log_is_zero(aligned, SEGMENT_HEADER_BYTES)):
+        disk.close(disk, fd)
+        fd = -1
+    return fd
+
+
+# The spare segment under the temporary name of the current one. 0: there is none.
+cdef bint journal_take_spare(Journal* j, const char* name) noexcept nogil:
+    cdef int fd = spare_open(j.disk, j.segment_bytes)
+    if fd < 0:
+        return False
+    if j.disk.rename(j.disk, b"spare.tmp", name, True) != 0:
+        j.disk.close(j.disk, fd)
+        return False
+    j.fd = fd
+    return True
 
 
 cdef void journal_prepare_end(Journal* j, int error, int fd) noexcept nogil:
@@ -62,6 +105,8 @@ cdef void journal_prepare_end(Journal* j, int error, int fd) noexcept nogil:
         j.prepare_failed = False
         j.prepared_fd = fd
         j.prepared = True
+    elif error == ECANCELED:
+        pass
     elif error == ENOSPC or error == EDQUOT or error == EFBIG:
         if not j.prepare_failed:
             journal_say("preallocation failed; going on while there is room", j.directory, j.segment + 1, error)
@@ -69,14 +114,14 @@ cdef void journal_prepare_end(Journal* j, int error, int fd) noexcept nogil:
         j.stats.prepare_failures += 1
     else:
         segment_temporary_name(name, j.segment + 1)
-        journal_die("preallocation", j.directory, name, 0, error)
+        journal_die(j, "preallocation", name, 0, error)
 
 
 cdef void journal_prepare_loop(Journal* j) noexcept nogil:
     cdef uint64_t retry_at_ns = 0
     cdef int error, fd = -1
     pthread_mutex_lock(&j.lock)
-    while not j.stopping:
+    while not eo_load64(&j.stopping):
         if j.prepared or (j.prepare_failed and not j.prepare_wanted):
             pthread_cond_wait(&j.prepare, &j.lock)
         elif j.prepare_failed and journal_now_ns(CLOCK_MONOTONIC) < retry_at_ns:
@@ -94,14 +139,15 @@ cdef void journal_prepare_loop(Journal* j) noexcept nogil:
 cdef int journal_begin(Journal* j, uint64_t previous_bytes) noexcept nogil:
     """The first segment of an epoch, which seals what was before; then the log is open. 0 or errno."""
     cdef char name[SEGMENT_NAME_BYTES]
-    cdef int error = journal_prepare(j, j.segment, &j.fd)
+    cdef int error = 0
+    segment_temporary_name(name, j.segment)
+    if not journal_take_spare(j, name):
+        error = journal_prepare(j, j.segment, &j.fd)
     if error:
         return error
-    segment_temporary_name(name, j.segment)
     journal_header_lay(j, previous_bytes)
     journal_write_all(j, j.fd, j.block, SEGMENT_HEADER_BYTES, 0, name)
-    if fdatasync(j.fd) != 0:
-        journal_die("sync", j.directory, name, 0, errno)
+    journal_sync(j, j.fd, 0, name)
     journal_segment_name_it(j)
     j.offset = SEGMENT_HEADER_BYTES
     j.plan_offset = SEGMENT_HEADER_BYTES
@@ -110,12 +156,13 @@ cdef int journal_begin(Journal* j, uint64_t previous_bytes) noexcept nogil:
     return 0
 
 
-cdef int journal_init(Journal* j, uint64_t segment_bytes, size_t staged_bytes_max) noexcept nogil:
+cdef int journal_init(Journal* j, Disk* disk, uint64_t segment_bytes, size_t staged_bytes_max) noexcept nogil:
     """Memory, locks and bounds; the rest of the fields is the caller's. 0 or errno."""
     cdef pthread_condattr_t monotonic
     cdef int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
     memset(j, 0, sizeof(Journal))
-    j.fd = j.dir_fd = j.event_fd = j.prepared_fd = -1
+    j.disk = disk
+    j.fd = j.event_fd = j.prepared_fd = -1
     j.segment_bytes = segment_bytes
     j.staged_bytes_max = staged_bytes_max
     j.block_payload_bytes_max = block_payload_max(segment_block_bytes_max(segment_bytes))
@@ -147,15 +194,13 @@ cdef void journal_close_files(Journal* j) noexcept nogil:
     """After both threads ended: the prepared segment goes, since the next writer makes its own."""
     cdef char name[SEGMENT_NAME_BYTES]
     if j.prepared_fd >= 0 and j.prepared:
-        posix_close(j.prepared_fd)
+        j.disk.close(j.disk, j.prepared_fd)
         segment_temporary_name(name, j.segment + 1)
-        unlinkat(j.dir_fd, name, 0)
+        j.disk.remove(j.disk, name)
     if j.fd >= 0:
-        posix_close(j.fd)
-    if j.dir_fd >= 0:
-        posix_close(j.dir_fd)
+        j.disk.close(j.disk, j.fd)
     j.prepared = False
-    j.fd = j.dir_fd = j.prepared_fd = -1
+    j.fd = j.prepared_fd = -1
 
 
 cdef void journal_free(Journal* j) noexcept nogil:
@@ -165,7 +210,8 @@ cdef void journal_free(Journal* j) noexcept nogil:
     journal_unmap(j.staged, j.staged_bytes_max)
     journal_unmap(j.draining, j.staged_bytes_max)
     journal_unmap(j.block, j.block_room)
-    journal_unmap(j.durable_map, DURABLE_FILE_BYTES)
+    if j.durable_map != NULL:
+        j.disk.unmap(j.disk, j.durable_map, DURABLE_FILE_BYTES)
     pthread_cond_destroy(&j.work)
     pthread_cond_destroy(&j.prepare)
     pthread_cond_destroy(&j.synced)

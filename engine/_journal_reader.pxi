@@ -19,7 +19,7 @@ cdef enum:
     LOG_CHUNK_BYTES = 1048576
 
 cdef struct LogReader:
-    int dir_fd
+    Disk* disk
     int fd
     int successor_fd
     SegmentHeader header
@@ -35,6 +35,7 @@ cdef struct LogReader:
     uint64_t known_durable               # the log must not end before it
     uint64_t visible_segment             # while following: read no further than what the leader published
     uint64_t visible_bytes
+    uint64_t tail_bytes_max              # how far behind the last whole block a leader may have written; 0: anywhere
     uint8_t* chunk
     uint64_t chunk_at
     size_t chunk_bytes
@@ -95,10 +96,10 @@ cdef int log_header_read(LogReader* r, uint64_t segment, SegmentHeader* into, ui
     cdef ssize_t got
     cdef int code
     segment_name(name, segment)
-    fd[0] = openat(r.dir_fd, name, O_RDONLY | O_CLOEXEC)
+    fd[0] = r.disk.open(r.disk, name, O_RDONLY)
     if fd[0] < 0:
         return LOG_END if errno == ENOENT else log_fault(r, LOG_FAILED, segment, 0, "open")
-    got = pread(fd[0], bytes, SEGMENT_HEADER_BYTES, 0)
+    got = r.disk.read(r.disk, fd[0], bytes, SEGMENT_HEADER_BYTES, 0)
     if got < 0:
         code = log_fault(r, LOG_FAILED, segment, 0, "read")
     elif got < SEGMENT_HEADER_BYTES:
@@ -106,11 +107,10 @@ cdef int log_header_read(LogReader* r, uint64_t segment, SegmentHeader* into, ui
     else:
         code = log_header_check(r, bytes, segment, into)
     if code != LOG_RECORD:
-        posix_close(fd[0])
+        r.disk.close(r.disk, fd[0])
         fd[0] = -1
         return code
     crc[0] = log_load_u32(bytes + SEGMENT_HEADER_CRC_AT)
-    posix_fadvise(fd[0], 0, 0, POSIX_FADV_SEQUENTIAL)
     return LOG_RECORD
 
 
@@ -126,7 +126,7 @@ cdef int log_successor_find(LogReader* r) noexcept nogil:
     if (r.sealed_bytes < r.offset or r.sealed_bytes > r.header.segment_bytes or r.sealed_bytes % BLOCK_UNIT_BYTES):
         return log_fault(r, LOG_DAMAGED, r.successor.segment, 0,
                             "the sealed length does not fit the segment before")
-    if r.successor.epoch < r.header.epoch:
+    if r.successor.epoch < r.header.epoch and SAFE(SAFETY_EPOCH):
         return log_fault(r, LOG_DAMAGED, r.successor.segment, 0, "the epoch falls")
     return LOG_RECORD
 
@@ -145,13 +145,13 @@ cdef int log_segment_enter(LogReader* r, uint32_t header_crc) noexcept nogil:
 
 
 cdef int log_segment_advance(LogReader* r) noexcept nogil:
-    if r.successor.previous_crc != r.chain:
+    if r.successor.previous_crc != r.chain and SAFE(SAFETY_CHAIN):
         return log_fault(r, LOG_DAMAGED, r.successor.segment, 0,
                             "the sealed CRC is not that of the segment before")
     if r.successor.first_sequence != r.sequence:
         return log_fault(r, LOG_DAMAGED, r.successor.segment, 0,
                             "the sequence does not go on from the segment before")
-    posix_close(r.fd)
+    r.disk.close(r.disk, r.fd)
     r.fd = r.successor_fd
     r.successor_fd = -1
     r.header = r.successor
@@ -181,7 +181,7 @@ cdef const uint8_t* log_view(LogReader* r, uint64_t at, size_t size, uint64_t en
     r.chunk_at = at
     r.chunk_bytes = 0
     while r.chunk_bytes < size:
-        got = pread(r.fd, r.chunk + r.chunk_bytes, wanted - r.chunk_bytes, <off_t>(at + r.chunk_bytes))
+        got = r.disk.read(r.disk, r.fd, r.chunk + r.chunk_bytes, wanted - r.chunk_bytes, at + r.chunk_bytes)
         if got < 0 and errno == EINTR:
             continue
         if got <= 0:
@@ -195,7 +195,7 @@ cdef const uint8_t* log_view(LogReader* r, uint64_t at, size_t size, uint64_t en
 
 cdef const char* block_header_fault(LogReader* r, const uint8_t* bytes, BlockHeader* h, uint64_t end) noexcept nogil:
     """Why these 64 bytes cannot be the next block's header, or NULL."""
-    if h.header_crc != crc32c_of(bytes, BLOCK_HEADER_CRC_AT, 0):
+    if h.header_crc != crc32c_of(bytes, BLOCK_HEADER_CRC_AT, 0) and SAFE(SAFETY_CRC):
         return "the block header's CRC is wrong"
     if h.magic != BLOCK_MAGIC or h.format_version != JOURNAL_FORMAT_VERSION or h.zero:
         return "this is not a block of this format"
@@ -203,13 +203,13 @@ cdef const char* block_header_fault(LogReader* r, const uint8_t* bytes, BlockHea
         return "the block has an unknown type"
     if h.log_digest != r.log_digest:
         return "the block belongs to another log"
-    if h.epoch != r.header.epoch:
+    if h.epoch != r.header.epoch and SAFE(SAFETY_EPOCH):
         return "the block was written in another epoch than its segment"
     if h.segment != r.header.segment or <uint64_t>h.block_index * BLOCK_UNIT_BYTES != r.offset:
         return "the block belongs to another place"
     if h.first_sequence != r.sequence:
         return "the sequence does not go on from the block before"
-    if h.previous_crc != r.chain:
+    if h.previous_crc != r.chain and SAFE(SAFETY_CHAIN):
         return "the block does not follow the one before it (chained CRC)"
     if h.block_bytes != block_bytes_for(h.payload_bytes) or h.block_bytes > BLOCK_BYTES_MAX:
         return "the block's length does not fit its payload"
@@ -251,7 +251,7 @@ cdef int log_block_prove(LogReader* r, BlockHeader* h, const uint8_t** block, ui
             unwritten = True
     if unwritten:
         return LOG_END
-    if block_crc_of(at, h.block_bytes, r.chain) != h.block_crc:
+    if block_crc_of(at, h.block_bytes, h.previous_crc) != h.block_crc and SAFE(SAFETY_CRC):
         return log_damage(r, "the block was written as a whole and its CRC is wrong")
     block[0] = at
     return LOG_RECORD
@@ -309,10 +309,13 @@ cdef int log_tail_decide(LogReader* r) noexcept nogil:
     """No whole block at `offset`, no next segment: the end, if each sector from here is zero or of one torn block."""
     cdef uint64_t key = log_stamp_key(r)
     cdef uint64_t at = r.offset
+    cdef uint64_t end = r.header.segment_bytes
     cdef int unit
     cdef int tail = LOG_TAIL_SEALED if r.last_is_seal else LOG_TAIL_CLEAN
     r.chunk_bytes = 0                    # a leader may have written since it was read
-    while at < r.header.segment_bytes:
+    if r.tail_bytes_max and end - at > r.tail_bytes_max:
+        end = at + r.tail_bytes_max
+    while at < end:
         unit = log_tail_unit(r, at, key)
         if r.fault_code:
             return r.fault_code
@@ -392,9 +395,9 @@ cdef int log_next(LogReader* r, const uint8_t** record, size_t* size, uint64_t* 
             return LOG_RECORD
 
 
-cdef void log_init(LogReader* r, int dir_fd) noexcept nogil:
+cdef void log_init(LogReader* r, Disk* disk) noexcept nogil:
     memset(r, 0, sizeof(LogReader))
-    r.dir_fd = dir_fd
+    r.disk = disk
     r.fd = -1
     r.successor_fd = -1
     r.until_sequence = UINT64_MAX
@@ -403,9 +406,9 @@ cdef void log_init(LogReader* r, int dir_fd) noexcept nogil:
 
 cdef void log_free(LogReader* r) noexcept nogil:
     if r.fd >= 0:
-        posix_close(r.fd)
+        r.disk.close(r.disk, r.fd)
     if r.successor_fd >= 0:
-        posix_close(r.successor_fd)
+        r.disk.close(r.disk, r.successor_fd)
     r.fd = -1
     r.successor_fd = -1
     free(r.chunk)

@@ -8,8 +8,7 @@ cdef extern from *:
     #include <unistd.h>
     #include <errno.h>
 
-    /* Not a signal and no unwinding: nothing may run that could still answer somebody. */
-    static void journal_die(const char *what, const char *directory, const char *name, uint64_t offset, int error) {
+    static void journal_words(const char *what, const char *directory, const char *name, uint64_t offset, int error) {
         char text[4608];
         int size = snprintf(text, sizeof text, "everopen: %s failed: %s/%s at offset %llu: %s (errno %d); stopping\\n",
                             what, directory, name, (unsigned long long)offset, strerror(error), error);
@@ -17,23 +16,14 @@ cdef extern from *:
             size = size < (int)sizeof text ? size : (int)sizeof text - 1;
             if (write(2, text, (size_t)size)) {}
         }
-        _exit(70);
     }
     static void journal_say(const char *what, const char *directory, uint64_t segment, int error) {
         fprintf(stderr, "everopen: %s: %s, segment %llu: %s\\n", what, directory, (unsigned long long)segment,
                 error ? strerror(error) : "done");
     }
-    /* Never over an existing file: if there is one, a newer leader made it. */
-    static int journal_rename(int dir_fd, const char *from, const char *to) {
-        if (renameat2(dir_fd, from, dir_fd, to, RENAME_NOREPLACE) == 0) return 0;
-        if (errno != EINVAL && errno != ENOSYS) return -1;
-        if (faccessat(dir_fd, to, F_OK, 0) == 0) { errno = EEXIST; return -1; }
-        return renameat(dir_fd, from, dir_fd, to);
-    }
     """
-    void journal_die(const char* what, const char* directory, const char* name, uint64_t at, int error) noexcept nogil
+    void journal_words(const char* what, const char* directory, const char* name, uint64_t at, int error) noexcept nogil
     void journal_say(const char* what, const char* directory, uint64_t segment, int error) noexcept nogil
-    int journal_rename(int dir_fd, const char* source, const char* target) noexcept nogil
 
 cdef enum JournalCode:
     JOURNAL_OK = 0                       # what a caller checks against; the codes that refuse are not zero
@@ -66,6 +56,7 @@ cdef struct JournalStats:
     uint64_t sync_ns_max
 
 cdef struct Journal:
+    Disk* disk
     pthread_mutex_t lock
     pthread_cond_t work                  # the sync thread sleeps on it
     pthread_cond_t prepare               # the preparing thread
@@ -77,7 +68,6 @@ cdef struct Journal:
     size_t draining_bytes
     size_t staged_bytes_max
     bint kicked                          # since the last take: a batch that is still being appended is left alone
-    bint stopping
     bint plan_in_next                    # what is being drained may end in the prepared segment
     uint64_t plan_offset                 # where it ends at the latest
     bint prepared
@@ -87,9 +77,10 @@ cdef struct Journal:
     # Atomic.
     uint64_t next_sequence
     uint64_t durable
+    uint64_t stopping                    # changes under the lock
+    uint64_t sync_began_ns               # of the commit that is on its way to the disk, CLOCK_MONOTONIC; 0: none
     # The sync thread's, once it runs; the segment number changes under the lock.
     int fd
-    int dir_fd
     int event_fd
     uint8_t log_id[16]
     uint64_t log_digest
@@ -130,6 +121,11 @@ cdef inline uint64_t journal_next_sequence(Journal* j) noexcept nogil:
 
 cdef inline uint64_t journal_durable_sequence(Journal* j) noexcept nogil:
     return eo_load64(&j.durable)
+
+
+cdef void journal_die(Journal* j, const char* what, const char* name, uint64_t at, int error) noexcept nogil:
+    journal_words(what, j.directory, name, at, error)
+    j.disk.die(j.disk)
 
 
 # Staging: the caller's side.
@@ -249,14 +245,22 @@ cdef void journal_write_all(Journal* j, int fd, const uint8_t* data, size_t size
     """A short write is continued; an error ends the process."""
     cdef ssize_t written
     while size:
-        written = pwrite(fd, data, size, <off_t>at)
+        written = j.disk.write(j.disk, fd, data, size, at)
         if written < 0 and errno == EINTR:
             continue
         if written <= 0:
-            journal_die("write", j.directory, name, at, errno if written < 0 else EIO)
+            journal_die(j, "write", name, at, errno if written < 0 else EIO)
         data += written
         at += <uint64_t>written
         size -= <size_t>written
+
+
+# A failed sync is never tried again: the pages count as clean after it, and the second one would lie.
+cdef void journal_sync(Journal* j, int fd, uint64_t at, const char* name) noexcept nogil:
+    if not SAFE(SAFETY_SYNC):
+        return
+    if j.disk.sync(j.disk, fd) != 0 and (SAFE(SAFETY_SYNC_ONCE) or j.disk.sync(j.disk, fd) != 0):
+        journal_die(j, "sync", name, at, errno)
 
 
 cdef void journal_publish(Journal* j) noexcept nogil:
@@ -305,10 +309,11 @@ cdef void journal_segment_name_it(Journal* j) noexcept nogil:
     cdef char name[SEGMENT_NAME_BYTES]
     segment_temporary_name(temporary, j.segment)
     segment_name(name, j.segment)
-    if journal_rename(j.dir_fd, temporary, name) != 0:
-        journal_die("rename", j.directory, name, 0, errno)
-    if fsync(j.dir_fd) != 0:
-        journal_die("sync of the directory", j.directory, name, 0, errno)
+    # Never over an existing file: if there is one, a newer leader made it.
+    if j.disk.rename(j.disk, temporary, name, False) != 0:
+        journal_die(j, "rename", name, 0, errno)
+    if SAFE(SAFETY_NAMES_SYNC) and j.disk.sync_names(j.disk) != 0:
+        journal_die(j, "sync of the directory", name, 0, errno)
 
 
 cdef void journal_roll(Journal* j) noexcept nogil:
@@ -323,7 +328,7 @@ cdef void journal_roll(Journal* j) noexcept nogil:
     j.plan_in_next = False
     pthread_cond_signal(&j.prepare)
     pthread_mutex_unlock(&j.lock)
-    posix_close(previous_fd)
+    j.disk.close(j.disk, previous_fd)
     journal_header_lay(j, previous_bytes)
     j.offset = SEGMENT_HEADER_BYTES
     j.stats.rollovers += 1
@@ -383,14 +388,17 @@ cdef void journal_commit(Journal* j, int type, const uint8_t* payload, size_t si
     journal_block_lay(j, type, payload, size, records, block_bytes)
     segment_name(name, j.segment)
     began = journal_now_ns(CLOCK_MONOTONIC)
+    eo_store64(&j.sync_began_ns, began)
+    j.block_sequence += records
+    if not SAFE(SAFETY_ACK_AFTER_SYNC):
+        journal_publish(j)
     journal_write_all(j, j.fd, j.block + SEGMENT_HEADER_BYTES - before, block_bytes + before, j.offset - before, name)
-    if fdatasync(j.fd) != 0:
-        journal_die("sync", j.directory, name, j.offset, errno)
+    journal_sync(j, j.fd, j.offset, name)
     if rolled:
         journal_segment_name_it(j)
     journal_count_sync(j, journal_now_ns(CLOCK_MONOTONIC) - began)
+    eo_store64(&j.sync_began_ns, 0)
     j.offset += block_bytes
-    j.block_sequence += records
     j.sealed = type == BLOCK_SEAL
     j.stats.commits += not j.sealed
     j.stats.seals += j.sealed

@@ -20,7 +20,19 @@ cdef extern from *:
         } } while (0)
     #define LIKELY(x) __builtin_expect(!!(x), 1)
     #define UNLIKELY(x) __builtin_expect(!!(x), 0)
+
+    /* What keeps an order safe, one by one. The simulation takes one away, to see that it misses it; else all hold. */
+    enum {
+        SAFETY_SYNC = 1, SAFETY_ACK_AFTER_SYNC, SAFETY_SYNC_ONCE, SAFETY_EPOCH, SAFETY_CRC, SAFETY_CHAIN,
+        SAFETY_DEDUPE_IN_SNAPSHOT, SAFETY_LOGGED_TIME, SAFETY_NAMES_SYNC, SAFETIES,
+    };
+    static int eo_safety_off __attribute__((unused));
+    #define SAFE(safety) __builtin_expect(eo_safety_off != (safety), 1)
     """
+    const int SAFETY_SYNC, SAFETY_ACK_AFTER_SYNC, SAFETY_SYNC_ONCE, SAFETY_EPOCH, SAFETY_CRC, SAFETY_CHAIN
+    const int SAFETY_DEDUPE_IN_SNAPSHOT, SAFETY_LOGGED_TIME, SAFETY_NAMES_SYNC, SAFETIES
+    int eo_safety_off
+    bint SAFE(int safety) noexcept nogil
     void INVARIANT(bint ok, const char* text) noexcept nogil
     bint LIKELY(bint x) noexcept nogil
     bint UNLIKELY(bint x) noexcept nogil

@@ -3,24 +3,26 @@
 from posix.types cimport off_t
 
 cdef extern from "<fcntl.h>" nogil:
-    int openat(int dir_fd, const char* name, int flags, ...) noexcept
-    int O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_CLOEXEC, O_DIRECT
-    int posix_fallocate(int fd, off_t offset, off_t size) noexcept
-    int posix_fadvise(int fd, off_t offset, off_t size, int advice) noexcept
-    int POSIX_FADV_SEQUENTIAL, POSIX_FADV_DONTNEED
+    int O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_DIRECT
 
 cdef extern from "<unistd.h>" nogil:
-    ssize_t pread(int fd, void* into, size_t size, off_t offset) noexcept
-    ssize_t pwrite(int fd, const void* data, size_t size, off_t offset) noexcept
-    int fdatasync(int fd) noexcept
-    int fsync(int fd) noexcept
     int posix_close "close"(int fd) noexcept
-    int unlinkat(int dir_fd, const char* name, int flags) noexcept
     ssize_t write_fd "write"(int fd, const void* data, size_t size) noexcept
+
+cdef extern from "<string.h>" nogil:
+    size_t strlen(const char* text) noexcept
+    int strcmp(const char* left, const char* right) noexcept
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    static void errno_is(int error) { errno = error; }
+    """
+    void errno_is(int error) noexcept nogil
 
 cdef extern from "<errno.h>" nogil:
     int errno
-    int EINTR, EINVAL, ENOSPC, EDQUOT, EFBIG, ENOENT, ENOMEM, EIO
+    int EINTR, ENOSPC, EDQUOT, EFBIG, ENOENT, ENOMEM, EIO, ECANCELED
 
 cdef extern from "<sys/mman.h>" nogil:
     void* mmap(void* at, size_t size, int protection, int flags, int fd, off_t offset) noexcept

@@ -42,7 +42,7 @@ STAGES = [
         "_ready",
         "_check",
     ],
-    ["_crc32c"],
+    ["_crc32c", "_disk"],
     ["_journal_*"],
     ["_snapshot_format", "_snapshot_write", "_snapshot_read", "_snapshot_section"],
     ["_route"],
