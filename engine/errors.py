@@ -80,6 +80,26 @@ class SnapshotDamaged(EveropenError):
         self.reason = reason
 
 
+# On the archive.
+
+
+class ArchiveError(EveropenError):
+    """Something about the archive of a shard."""
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(f"{file}: {reason}")
+        self.file = file
+        self.reason = reason
+
+
+class ArchiveDamaged(ArchiveError):
+    """The archive is not what was written, or lacks orders that are nowhere else."""
+
+
+class ArchiveUnavailable(ArchiveError):
+    """There is no getting at the archive; later there may be."""
+
+
 # On a data directory as a whole.
 
 

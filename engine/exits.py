@@ -30,6 +30,7 @@ class Exit(IntEnum):
                 | errors.SnapshotDamaged()
                 | errors.ReplayMismatch()
                 | errors.JournalFormatError()
+                | errors.ArchiveDamaged()
             ):
                 return cls.DAMAGED
             case _:

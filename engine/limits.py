@@ -21,12 +21,35 @@ RESTART_S_MAX: Final = 5.0
 RESTART_RESET_S: Final = 10.0
 # Processes of an engine that was killed get this long to end before the next one gives up.
 PREDECESSOR_S_MAX: Final = 10.0
+# An orphan looks for the next supervisor this often; one that has not said hello by then is replaced.
+ORPHAN_RETRY_S: Final = 0.05
+HELLO_S_MAX: Final = 0.5
+# A follower that has said nothing for so long is frozen. Longer than a leader may be: nobody waits for it.
+FOLLOWER_SILENT_S_MAX: Final = 10.0
+BEAT_S: Final = 1.0
+# Whether workers show a heartbeat is looked at this often.
+WATCH_S: Final = 0.1
+HEARTBEAT_MS_DEFAULT: Final = 1_000
+# A worker that is to give its shards away, and does not, is killed.
+HAND_OVER_S_MAX: Final = 10.0
+FOLLOWERS_MAX: Final = 1
+SNAPSHOT_BYTES_DEFAULT: Final = 1024**3
+SNAPSHOT_S_DEFAULT: Final = 900
+# What the child that writes a snapshot takes of the disk at most, so that the log's own writes find it free.
+SNAPSHOT_BYTES_PER_S: Final = 64 * 1024**2
 # Connects that wait for a worker to accept them; the kernel may allow less.
 LISTEN_BACKLOG: Final = 4_096
 LISTEN_ADDRESSES_MAX: Final = 16
 # One message between the supervisor and a child, and the descriptors that may ride along (the kernel's SCM_MAX_FD).
 CHANNEL_MESSAGE_BYTES_MAX: Final = 160 * 1024
 CHANNEL_FDS_MAX: Final = 253
+
+# One batch for the archive, and how long a follower waits until it is synced.
+ARCHIVE_FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
+ARCHIVE_ROWS_MAX: Final = 16_384
+ARCHIVE_S_MAX: Final = 30.0
+# Pages that the archive keeps in memory, of all shards together.
+ARCHIVE_CACHE_KIB_MAX: Final = 256 * 1024
 
 LOG_ID_BYTES: Final = 16
 DATA_FORMAT_VERSION: Final = 1
@@ -57,4 +80,8 @@ _demand(LIMITS["RING_BYTES"] & (LIMITS["RING_BYTES"] - 1) == 0, "positions in a 
 _demand(LIMITS["RECORD_COMMAND_BYTES_MAX"] < LIMITS["RING_BYTES"] // 4 - 64, "a command fits one fragment of a ring")
 _demand(LIMITS["MESSAGE_BYTES_MAX"] < LIMITS["RING_MESSAGE_BYTES_MAX"], "a message fits a link, its head included")
 _demand(2 * LISTEN_ADDRESSES_MAX + 2 <= CHANNEL_FDS_MAX, "what a worker begins with fits a message")
+_demand(2 * LIMITS["RECORD_BYTES_MAX"] <= ARCHIVE_FRAME_BYTES_MAX // 2, "an order, and as much again, fits a batch")
 _demand(RESTART_S_MIN < RESTART_S_MAX < RESTART_RESET_S, "a child that dies at once each time waits ever longer")
+_demand(3 * ORPHAN_RETRY_S < HELLO_S_MAX, "an orphan tries more than once before it is given up")
+_demand(3 * BEAT_S < FOLLOWER_SILENT_S_MAX, "a follower that misses a beat is not frozen")
+_demand(3 * WATCH_S * 1_000 < HEARTBEAT_MS_DEFAULT, "a worker's heartbeat is seen more than once before it is given up")

@@ -1,0 +1,263 @@
+"""Closed orders that may leave memory: one SQLite file a shard, `archive.sqlite` in the shard's directory.
+
+meta        name and value: format_version, log_id (of the log that the orders come from), archived_through
+orders      by shop_id, order_id, order_sequence, closed_sequence; the order itself is bytes that only the core reads
+
+order_sequence, since an order id may be used again once its window is over; closed_sequence, since an order that came
+back into memory is closed and archived once more. The earlier version stays, because a restore to a point between the
+two needs it. A row is never changed: put again, it is the same order.
+
+`archived_through` is the closing sequence up to which every order that was closed is here. It moves in the transaction
+that brings the last of them, so it never promises what a crash could take back.
+
+docs/adr/0011 has the measurements behind page size, cache and keys. A memory map is not used: it would turn a read
+error of the disk into a signal.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from operator import itemgetter
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+from urllib.parse import quote
+
+from engine import datadir
+from engine.errors import ArchiveDamaged, ArchiveUnavailable
+
+FILE = "archive.sqlite"
+FORMAT_VERSION = 1
+# How long to wait for another process that has the file locked: none of ours keeps it so for long.
+BUSY_S = 5.0
+CACHE_KIB = 64 * 1024
+# A checkpoint syncs twice, so it waits for 32 MiB.
+CHECKPOINT_PAGES = 8_192
+
+_TABLES = (
+    "CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    "CREATE TABLE orders(shop_id TEXT, order_id TEXT, order_sequence INTEGER, closed_sequence INTEGER,"
+    " item BLOB NOT NULL, PRIMARY KEY(shop_id, order_id, order_sequence, closed_sequence)) WITHOUT ROWID, STRICT",
+)
+_THROUGH = "SELECT value FROM meta WHERE name = 'archived_through'"
+_NEWEST = (
+    "SELECT item FROM orders WHERE (shop_id, order_id) = (?, ?)"
+    " ORDER BY order_sequence DESC, closed_sequence DESC LIMIT 1"
+)
+# What says that the file is not what was written; the other codes are about getting at it.
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH}
+
+
+class Closed(NamedTuple):
+    closed_sequence: int
+    order_sequence: int
+    shop_id: str
+    order_id: str
+    item: bytes
+
+
+# What a shard gives is a plain tuple.
+Row = Closed | tuple[int, int, str, str, bytes]
+
+
+class _Store:
+    """What readers and writers share. Any thread may call; SQLite lets one in at a time."""
+
+    def __init__(self, directory: Path, log_id: bytes, mode: str) -> None:
+        self.path = directory / FILE
+        self._log_id = log_id
+        if mode == "ro" and not self.path.exists():
+            raise ArchiveUnavailable(str(self.path), "is missing")
+        with self._in_words():
+            address = f"file:{quote(str(self.path))}?mode={mode}"
+            self._connection = sqlite3.connect(
+                address, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
+        try:
+            with self._in_words():
+                self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _prepare(self) -> None:
+        self._connection.execute("PRAGMA cell_size_check = ON")
+        self._refuse_unless_ours()
+
+    @property
+    def archived_through(self) -> int:
+        with self._in_words():
+            return self._through(self._connection.execute(_THROUGH).fetchone()[0])
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _refuse_unless_ours(self) -> None:
+        meta = dict(self._connection.execute("SELECT name, value FROM meta"))
+        if meta.get("format_version") != FORMAT_VERSION:
+            found = meta.get("format_version")
+            raise ArchiveDamaged(str(self.path), f"format version {found}; this program knows {FORMAT_VERSION}")
+        if meta.get("log_id") != self._log_id:
+            raise ArchiveDamaged(str(self.path), f"belongs to another log than {self._log_id.hex()}")
+        self._through(meta.get("archived_through"))
+
+    def _through(self, value: object) -> int:
+        if type(value) is not int or value < 0:
+            raise ArchiveDamaged(str(self.path), f"archived_through is {value!r}")
+        return value
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.ProgrammingError:
+            raise
+        except sqlite3.Error as error:
+            # A code is missing where Python could not read what SQLite gave it.
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+            kind = ArchiveDamaged if code in _DAMAGE else ArchiveUnavailable
+            raise kind(str(self.path), str(error)) from None
+
+
+class ArchiveReader(_Store):
+    """Reads beside a writer in another process. Raises ArchiveUnavailable if there is no file, or no getting at it."""
+
+    def __init__(self, directory: Path, log_id: bytes) -> None:
+        super().__init__(directory, log_id, "ro")
+
+    def find(self, shop_id: str, order_id: str, evicted_through: int = 0) -> bytes | None:
+        """The newest order of that id. Raises ArchiveDamaged if the store lacks orders that have left memory.
+
+        evicted_through: the closing sequence up to which orders have left memory.
+        """
+        with self._in_words():
+            # One statement, so that both are of one moment.
+            both = self._connection.execute(f"SELECT ({_THROUGH}), ({_NEWEST})", (shop_id, order_id)).fetchone()
+        _refuse_gap(self.path, self._through(both[0]), evicted_through)
+        item: bytes | None = both[1]
+        return item
+
+    def iterate(self, until: int) -> Iterator[Closed]:
+        """The newest version of each order that was closed at or before `until`, by shop and order id."""
+        with self._in_words():
+            # With a bare column beside max() SQLite takes the row that has the maximum.
+            rows = self._connection.execute(
+                "SELECT max(closed_sequence), order_sequence, shop_id, order_id, item FROM orders"
+                " WHERE closed_sequence <= ? GROUP BY shop_id, order_id, order_sequence",
+                (until,),
+            )
+            yield from map(Closed._make, rows)
+
+    def count(self) -> int:
+        with self._in_words():
+            (number,) = self._connection.execute("SELECT count(*) FROM orders").fetchone()
+            return int(number)
+
+    def copy(self, directory: Path) -> None:
+        """Copies one moment of the store, synced, as a file that stands alone."""
+        target = sqlite3.connect(directory / FILE, isolation_level=None)
+        try:
+            with self._in_words():
+                # In one go: a copy in steps begins anew whenever somebody writes.
+                self._connection.backup(target)
+                target.execute("PRAGMA synchronous = FULL")
+                target.execute("PRAGMA journal_mode = DELETE")
+        finally:
+            target.close()
+        with (directory / FILE).open("rb") as file:
+            os.fsync(file.fileno())
+        datadir.sync_directory(directory)
+
+
+class ArchiveStore(_Store):
+    """Open for writing; made if it is missing. What a call has returned from is synced.
+
+    After an error it must be opened anew: only then is it known what is on the disk.
+    """
+
+    def __init__(self, directory: Path, log_id: bytes, cache_kib: int = CACHE_KIB) -> None:
+        self._cache_kib = cache_kib
+        super().__init__(directory, log_id, "rwc")
+
+    def _prepare(self) -> None:
+        execute = self._connection.execute
+        for pragma in (
+            "cell_size_check = ON",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            f"cache_size = -{self._cache_kib}",
+            f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
+        ):
+            execute(f"PRAGMA {pragma}")
+        with self._transaction():
+            # Nothing but an empty file: somebody died before this transaction was over.
+            if execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,):
+                for table in _TABLES:
+                    execute(table)
+                self._set(format_version=FORMAT_VERSION, log_id=self._log_id, archived_through=0)
+        self._refuse_unless_ours()
+        # A commit whose sync failed may be in the write-ahead log as the kernel shows it, and not on the disk. What is
+        # written once more, into the file itself, and synced there, is.
+        busy, frames, done = execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+        if busy or frames != done:
+            raise ArchiveUnavailable(str(self.path), "somebody reads it and lets no checkpoint through")
+        datadir.sync_directory(self.path.parent)
+
+    def put_many(self, rows: Iterable[Row], through: int = 0, evicted_through: int = 0) -> int:
+        """Adds rows and returns archived_through.
+
+        through: every order that was closed up to there is here with these rows; 0: more of them follow.
+        Raises ArchiveDamaged if orders that have left memory up to `evicted_through` are not all here.
+        """
+        with self._in_words(), self._transaction():
+            had = self._through(self._connection.execute(_THROUGH).fetchone()[0])
+            _refuse_gap(self.path, had, evicted_through)
+            # By id, so that neighbours meet on one page.
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO orders(closed_sequence, order_sequence, shop_id, order_id, item)"
+                " VALUES (?, ?, ?, ?, ?)",
+                sorted(rows, key=itemgetter(2, 3)),
+            )
+            if through > had:
+                self._set(archived_through=through)
+        return max(had, through)
+
+    def remove_after(self, sequence: int, log_id: bytes) -> None:
+        """What a log that was cut after `sequence`, and goes on as `log_id`, has not seen closed."""
+        with self._in_words(), self._transaction():
+            through = self._through(self._connection.execute(_THROUGH).fetchone()[0])
+            self._connection.execute("DELETE FROM orders WHERE closed_sequence > ?", (sequence,))
+            self._set(log_id=log_id, archived_through=min(through, sequence))
+        self._log_id = log_id
+
+    def _set(self, **values: int | bytes) -> None:
+        self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+
+def _refuse_gap(path: Path, archived_through: int, evicted_through: int) -> None:
+    if archived_through < evicted_through:
+        raise ArchiveDamaged(
+            str(path),
+            f"has what was closed up to sequence {archived_through}, but what was closed up to {evicted_through} has"
+            " left memory: bring back the newest archive there is",
+        )
