@@ -21,8 +21,8 @@ from typing import Any
 import orjson
 import structlog
 
-from engine._core import give_way, journal_segments
-from engine.archive_store import CACHE_KIB, ArchiveStore, Row
+from engine._core import give_way
+from engine.archive_store import CACHE_KIB, ArchiveStore, Row, log_id_of
 from engine.channel import Channel
 from engine.child import adopted, messages, run_to_the_end
 from engine.errors import ArchiveDamaged, ArchiveUnavailable, EveropenError
@@ -101,13 +101,6 @@ class Archive:
             cache_kib = min(CACHE_KIB, ARCHIVE_CACHE_KIB_MAX // len(self._directories))
             store = self._stores[shard] = ArchiveStore(directory, log_id_of(directory), cache_kib)
         return store.put_many(orders, through, evicted_through)
-
-
-def log_id_of(directory: Path) -> bytes:
-    """Of the log in a shard's directory. Raises ArchiveUnavailable if there is none."""
-    for header in journal_segments(str(directory)):
-        return bytes(header["log_id"])
-    raise ArchiveUnavailable(str(directory), "there is no log")
 
 
 class ArchiveFeed:

@@ -27,6 +27,7 @@ from typing import NamedTuple, Self
 from urllib.parse import quote
 
 from engine import datadir
+from engine._core import journal_segments
 from engine.errors import ArchiveDamaged, ArchiveUnavailable
 
 FILE = "archive.sqlite"
@@ -63,14 +64,21 @@ class Closed(NamedTuple):
 Row = Closed | tuple[int, int, str, str, bytes]
 
 
+def log_id_of(directory: Path) -> bytes:
+    """Of the log in a shard's directory. Raises ArchiveUnavailable if there is none."""
+    for header in journal_segments(str(directory)):
+        return bytes(header["log_id"])
+    raise ArchiveUnavailable(str(directory), "there is no log")
+
+
 class _Store:
     """What readers and writers share. Any thread may call; SQLite lets one in at a time."""
 
     def __init__(self, directory: Path, log_id: bytes, mode: str) -> None:
         self.path = directory / FILE
         self._log_id = log_id
-        if mode == "ro" and not self.path.exists():
-            raise ArchiveUnavailable(str(self.path), "is missing")
+        if mode == "ro":
+            self._identity()
         with self._in_words():
             address = f"file:{quote(str(self.path))}?mode={mode}"
             self._connection = sqlite3.connect(
@@ -79,6 +87,7 @@ class _Store:
         try:
             with self._in_words():
                 self._prepare()
+            self._opened = self._identity()
         except BaseException:
             self._connection.close()
             raise
@@ -110,6 +119,18 @@ class _Store:
             raise ArchiveDamaged(str(self.path), f"belongs to another log than {self._log_id.hex()}")
         self._through(meta.get("archived_through"))
 
+    def _identity(self) -> tuple[int, int]:
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            raise ArchiveUnavailable(str(self.path), "is missing") from None
+        return found.st_dev, found.st_ino
+
+    def _refuse_if_replaced(self) -> None:
+        """What is written into a file that has lost its name is lost as well, and what it says need not hold."""
+        if self._identity() != self._opened:
+            raise ArchiveUnavailable(str(self.path), "another file has this name now")
+
     def _through(self, value: object) -> int:
         if type(value) is not int or value < 0:
             raise ArchiveDamaged(str(self.path), f"archived_through is {value!r}")
@@ -139,6 +160,7 @@ class ArchiveReader(_Store):
 
         evicted_through: the closing sequence up to which orders have left memory.
         """
+        self._refuse_if_replaced()
         with self._in_words():
             # One statement, so that both are of one moment.
             both = self._connection.execute(f"SELECT ({_THROUGH}), ({_NEWEST})", (shop_id, order_id)).fetchone()
@@ -229,6 +251,7 @@ class ArchiveStore(_Store):
             )
             if through > had:
                 self._set(archived_through=through)
+        self._refuse_if_replaced()
         return max(had, through)
 
     def remove_after(self, sequence: int, log_id: bytes) -> None:
