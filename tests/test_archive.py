@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import signal
@@ -24,6 +25,7 @@ from engine.archive_store import FILE, ArchiveReader, ArchiveStore, Closed
 from engine.channel import Channel, Message
 from engine.errors import ArchiveDamaged, ArchiveUnavailable
 from engine.lookups import Lookups
+from tests.faults.shim import FailingDisk
 from tests.serving import SEGMENT_BYTES
 
 pytestmark = pytest.mark.native
@@ -40,11 +42,17 @@ def closed(closed_sequence: int, item: bytes = b"") -> Closed:
 class Process:
     """`python -m engine.archive` with a supervisor that is this test."""
 
-    def __init__(self, path: Path, directories: list[Path]) -> None:
+    def __init__(self, path: Path, directories: list[Path], environment: dict[str, str] | None = None) -> None:
         self.channel, other = Channel.pair()
         command = [sys.executable, "-m", "engine.archive", "--channel", str(other.fileno()), "--name", "archive"]
         with other:
-            self.process = subprocess.Popen(command, pass_fds=[other.fileno()], stderr=subprocess.PIPE, text=True)
+            self.process = subprocess.Popen(
+                command,
+                pass_fds=[other.fileno()],
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | (environment or {}),
+            )
         self.channel.send("start", path=str(path), directories=[str(directory) for directory in directories])
         assert self.hear().kind == "listening"
 
@@ -190,6 +198,28 @@ def test_feed_finds_the_next_archive_and_may_send_all_of_it_again(
             assert store.count() == 100
     finally:
         again.kill()
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "pwrite"])
+def test_batch_whose_write_or_sync_fails_is_not_answered_and_can_be_sent_again(
+    path: Path, feed: ArchiveFeed, directories: list[Path], tmp_path: Path, call: str
+) -> None:
+    disk = FailingDisk(tmp_path)
+    process = Process(path, directories, disk.environment)
+    rows = [closed(n) for n in range(1, 101)]
+    try:
+        assert feed.send(0, rows[:50]) == 50
+        disk.fail(call, errno.EIO, path=FILE)
+        for _ in range(2):
+            with pytest.raises(ArchiveUnavailable, match="disk I/O error"):
+                feed.send(0, rows[50:])
+        assert disk.hits >= 2
+        disk.heal()
+        assert feed.send(0, rows[50:]) == 100
+        with reader(directories, 0) as store:
+            assert list(store.iterate(100)) == sorted(rows, key=lambda row: row.order_id)
+    finally:
+        process.kill()
 
 
 def test_close_ends_with_a_file_that_stands_alone(running: Process, feed: ArchiveFeed, directories: list[Path]) -> None:
