@@ -358,12 +358,13 @@ def demo(
 @app.command()
 def bench(
     target: Annotated[str, typer.Option(help="HOST:PORT or unix:PATH.")] = "127.0.0.1:7400",
-    method: Annotated[str, typer.Option(help="place, stream, get-order, health or echo.")] = "place",
+    method: Annotated[str, typer.Option(help="place, stream, churn, get-order, health or echo.")] = "place",
     connections: Annotated[int, typer.Option(min=1, max=1024)] = 8,
     streams: Annotated[int, typer.Option(help="Calls at a time on each connection.", min=1, max=1024)] = 16,
     rate: Annotated[int, typer.Option(help="Requests a second. Default: each waits for the one before.", min=0)] = 0,
     poisson: Annotated[bool, typer.Option("--poisson", help="Random gaps between requests.")] = False,
     seconds: Annotated[float, typer.Option(help="How long is measured.", min=0.01)] = 10.0,
+    requests: Annotated[int, typer.Option(help="End after so many requests. Default: when time is up.", min=0)] = 0,
     warmup_s: Annotated[float, typer.Option("--warmup-s", help="How long before that.", min=0)] = 1.0,
     batch: Annotated[int, typer.Option(help="Orders of a batch, for stream.", min=1, max=1024)] = 1_000,
     window: Annotated[int, typer.Option(help="Batches in flight on each stream.", min=1, max=64)] = 2,
@@ -374,12 +375,25 @@ def bench(
     goodput_ms: Annotated[int, typer.Option("--goodput-ms", help="What counts as in time.", min=1)] = 100,
     path: Annotated[str, typer.Option(help="Of the method, for echo: /package.Service/Method.")] = "",
     spin: Annotated[bool, typer.Option("--spin", help="Never sleep; for a core of its own.")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Send again, with the same id, what was not answered or not now.")
+    ] = False,
+    open_orders: Annotated[
+        int, typer.Option("--open-orders", help="Of churn, which cancels the oldest once there are so many.", min=1)
+    ] = 100_000,
+    units: Annotated[int | None, typer.Option(help="Stock of each SKU. Default: more than can be sold.", min=1)] = None,
+    reserve_ttl_ms: Annotated[
+        int, typer.Option("--reserve-ttl-ms", help="Of each SKU that is new. Default: the engine's.", min=0)
+    ] = 0,
+    acks: Annotated[
+        Path | None, typer.Option(help="Write a bit for each order there: whether it was acknowledged.", dir_okay=False)
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the table.")] = False,
 ) -> None:
     """Put load on a server: native, unique orders, every answer checked, latency from when a request was due."""
     with _in_words():
-        from engine.loadgen import METHODS, Options
-        from engine.loadgen import bench as run
+        from engine.load_report import bench as run
+        from engine.load_request import METHODS, UNITS, Options
 
         if method not in METHODS:
             raise typer.BadParameter(f"one of {', '.join(METHODS)}", param_hint="--method")
@@ -391,6 +405,7 @@ def bench(
             rate=rate,
             poisson=poisson,
             seconds=seconds,
+            requests=requests,
             warmup_s=warmup_s,
             batch=batch,
             window=window,
@@ -401,8 +416,13 @@ def bench(
             goodput_ms=goodput_ms,
             path=path,
             spin=spin,
+            retry=retry,
+            acks=acks is not None,
+            open_orders=open_orders,
+            units=units or UNITS,
+            reserve_ttl_ms=reserve_ttl_ms,
         )
-        if not run(options, json):
+        if not run(options, json, acks):
             _fail(Exit.WRONG, "bench: a request was answered wrongly")
 
 

@@ -12,101 +12,85 @@ import asyncio
 import errno
 import os
 import random
-import secrets
 import socket
-import sys
+import threading
 import time
 from bisect import bisect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
-from typing import Any
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 # gRPC's own lines on stderr would tear the progress line.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-import grpc
-import orjson
-
 import everopen
 from engine._load import Generator
 from engine.errors import EveropenError
-from engine.report import Report
+from engine.load_request import (
+    METHODS,
+    ORDERS_READ,
+    PLACING,
+    UNITS,
+    Options,
+    methods_of,
+    orders_to_read,
+    places_of,
+    shop_id_of,
+    sku_id_of,
+)
 from engine.seeding import Seeder, Stock
 from everopen.v1.inventory_service_pb2 import PutLocationRequest, PutShopRequest, PutSkuRequest
-from everopen.v1.order_service_pb2 import GetOrderRequest, PlaceOrderLine, PlaceOrderRequest
+
+__all__ = ["METHODS", "Options", "places_of"]
 
 LOCATION_ID = "bench"
-# Units of each SKU: more than any run orders.
-UNITS = 10**11
-# Orders that `get-order` reads in turn.
-ORDERS_READ = 1_000
-# SKUs are drawn from a sequence of this length where they are not taken in turn.
-DRAWS = 1 << 16
 CONNECT_S_MAX = 10.0
 UNIX_CONNECT_S_MAX = 1.0
 # How long answers may take once no request is due any more.
 DRAIN_S = 10.0
 # Between two looks at signals and at connections.
 SLICE_MS = 100
-SILENT_S = 2.0
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
-
-STATUS_NAMES = {code.value[0]: code.name for code in grpc.StatusCode} | {17: "NONE"}
 
 # What a server may say under too much load: DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE.
 SHED = (4, 8, 14)
-
-# Method of the command line: path, and what its answer must be.
-METHODS = {
-    "place": ("/everopen.v1.OrderService/PlaceOrder", "number"),
-    "stream": ("/everopen.v1.OrderService/PlaceOrders", "results"),
-    "get-order": ("/everopen.v1.OrderService/GetOrder", "message"),
-    "health": ("/grpc.health.v1.Health/Check", "number"),
-    "echo": ("/everopen.bench.Echo/Echo", "anything"),
-}
-
-# An order that is PLACED and a server that is SERVING have the same number.
-EXPECTED = everopen.PLACED
 
 
 class LoadError(EveropenError):
     """The load could not be put on."""
 
 
+class Gap(NamedTuple):
+    """The longest time between two acknowledgements, and when it began (CLOCK_MONOTONIC)."""
+
+    longest_ns: int
+    began_ns: int
+
+
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What to do. rate: requests a second, 0 for a closed loop. Requests are orders, unless the method is another.
+class Phase:
+    """A part of a load that was marked: latencies of what was due in it, and the longest gap that ended in it."""
 
-    path: instead of the method's own. spin: never sleep, for a generator with a core of its own. zipf: SKUs by their
-    rank's share instead of in turn. deadline_ms: 0 for none.
-    """
+    name: str
+    began_ns: int
+    steps: list[tuple[int, int]]
+    max_ns: int
+    gap: Gap
 
-    target: str = "127.0.0.1:7400"
-    method: str = "place"
-    connections: int = 8
-    streams: int = 16
-    rate: int = 0
-    poisson: bool = False
-    seconds: float = 10.0
-    warmup_s: float = 1.0
-    batch: int = 1_000
-    window: int = 2
-    skus: int = 100
-    shops: int = 1
-    zipf: bool = False
-    deadline_ms: int = 0
-    goodput_ms: int = 100
-    path: str = ""
-    spin: bool = False
-    run_id: str = field(default_factory=lambda: secrets.token_hex(5))
+    def percentile_ns(self, percentile: float) -> int:
+        return percentile_of(self.steps, self.max_ns, percentile)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """What came of a load. `counts` is of requests due while it counted, `warmup` of those before.
 
-    acknowledged_in_time: answers with status OK that came in the seconds that count, whenever they were due.
+    acknowledged_in_time: answers with status OK that came in the seconds that count, whenever they were due. began_ns:
+    when the first request was due. numbers: how many orders were begun; their ids end in 0 to numbers - 1. acks: a bit
+    for each of them, lowest bit first, that was acknowledged as placed, and of those as cancelled.
     """
 
     options: Options
@@ -116,6 +100,19 @@ class Result:
     handshakes: int
     steps: list[tuple[int, int]]
     max_ns: int
+    began_ns: int
+    gap: Gap
+    phases: list[Phase]
+    numbers: int
+    acks: tuple[bytes, bytes]
+
+    @property
+    def reconnects(self) -> int:
+        return max(0, self.handshakes - self.options.connections)
+
+    @property
+    def gap_began_s(self) -> float:
+        return (self.gap.began_ns - self.began_ns) / 1e9
 
     @property
     def rate(self) -> float:
@@ -147,12 +144,7 @@ class Result:
         )
 
     def percentile_ns(self, percentile: float) -> int:
-        """Not above the greatest that was seen; 0 when nothing was."""
-        ends = list(accumulate(count for _, count in self.steps))
-        if not ends:
-            return 0
-        rank = max(1, -int(-ends[-1] * percentile // 100))
-        return min(self.max_ns, self.steps[bisect(ends, rank - 1)][0])
+        return percentile_of(self.steps, self.max_ns, percentile)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -165,6 +157,9 @@ class Result:
             "rate": self.rate,
             "goodput": self.goodput,
             "handshakes": self.handshakes,
+            "reconnects": self.reconnects,
+            "gap_us": self.gap.longest_ns / 1000,
+            "gap_began_s": self.gap_began_s,
             "latency_us": {
                 **{f"p{percentile:g}": self.percentile_ns(percentile) / 1000 for percentile in PERCENTILES},
                 "max": self.max_ns / 1000,
@@ -174,37 +169,120 @@ class Result:
         }
 
 
+def percentile_of(steps: list[tuple[int, int]], max_ns: int, percentile: float) -> int:
+    """Not above the greatest that was seen; 0 when nothing was."""
+    ends = list(accumulate(count for _, count in steps))
+    if not ends:
+        return 0
+    rank = max(1, -int(-ends[-1] * percentile // 100))
+    return min(max_ns, steps[bisect(ends, rank - 1)][0])
+
+
 def run(options: Options, progress: Callable[[float, int], None] | None = None) -> Result:
     """One load, from the connections to the last answer; the catalogue must be there. `progress` is told about every
     100 ms how many seconds it has been running and how many answers with status OK came while it counted."""
-    generator = make_generator(options)
-    connect(generator, options)
-    drain_s = max(DRAIN_S, 2 * options.deadline_ms / 1000)
-    generator.start(options.seconds, options.warmup_s, drain_s)
-    began_s = time.monotonic()
-    while not generator.run(SLICE_MS):
-        attach(generator, options.target)
-        if progress is not None:
-            progress(time.monotonic() - began_s, generator.acknowledged_in_time)
-    generator.finish()
-    steps, max_ns = generator.latencies()
-    return Result(
-        options,
-        generator.counts(True),
-        generator.counts(False),
-        generator.acknowledged_in_time,
-        generator.handshakes,
-        steps,
-        max_ns,
-    )
+    return Load(options).run(progress)
+
+
+class Load:
+    """A load that is connected and about to run. `mark`, `stop` and `acknowledged` may be used from other threads."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._generator = make_generator(options)
+        self._names = [""]
+        self._stop = threading.Event()
+        connect(self._generator, options)
+
+    @property
+    def acknowledged(self) -> int:
+        """Answers with status OK so far that came while it counts."""
+        return self._generator.acknowledged_in_time
+
+    def mark(self, name: str) -> None:
+        """A phase of this name begins."""
+        self._generator.mark()
+        self._names.append(name)
+
+    def stop(self) -> None:
+        """No further request becomes due; what was sent is still answered."""
+        self._stop.set()
+
+    def run(self, progress: Callable[[float, int], None] | None = None) -> Result:
+        options, generator = self._options, self._generator
+        drain_s = max(DRAIN_S, 2 * options.deadline_ms / 1000)
+        began_ns = time.monotonic_ns()
+        generator.start(options.seconds, options.warmup_s, drain_s)
+        while not generator.run(SLICE_MS):
+            if self._stop.is_set():
+                generator.end()
+            attach(generator, options.target)
+            if progress is not None:
+                progress((time.monotonic_ns() - began_ns) / 1e9, generator.acknowledged_in_time)
+        generator.finish()
+        steps, max_ns = generator.latencies()
+        return Result(
+            options,
+            generator.counts(True),
+            generator.counts(False),
+            generator.acknowledged_in_time,
+            generator.handshakes,
+            steps,
+            max_ns,
+            began_ns,
+            Gap(*generator.gap),
+            [self._phase(index) for index in range(len(self._names))],
+            generator.numbers,
+            (generator.acks(0), generator.acks(1)),
+        )
+
+    def _phase(self, index: int) -> Phase:
+        began_ns, steps, max_ns, gap = self._generator.phase(index)
+        return Phase(self._names[index], began_ns, steps, max_ns, Gap(*gap))
+
+
+class Background:
+    """A load on a thread of its own while the caller does something to the server. `before` runs on it first."""
+
+    def __init__(self, options: Options, before: Callable[[], None] = lambda: None) -> None:
+        self.load = Load(options)
+        self._before = before
+        self._result: Result | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="load")
+
+    def _run(self) -> None:
+        try:
+            self._before()
+            self._result = self.load.run()
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> Result:
+        """Waits for the load to end."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.load.stop()
+        self._thread.join()
 
 
 def make_generator(options: Options) -> Generator:
-    path, expect = METHODS[options.method]
     is_stream = options.method == "stream"
-    request, digits_at = template_of(options)
-    # A stream outlives every request, so it has no timeout.
-    headers = headers_of(options.path or path, options.target, options.deadline_ms > 0 and not is_stream)
     return Generator(
         connections=options.connections,
         streams=options.streams,
@@ -213,16 +291,16 @@ def make_generator(options: Options) -> Generator:
         is_stream=is_stream,
         is_poisson=options.poisson,
         spin=options.spin,
+        retry=options.retry,
+        keep_acks=options.acks,
         rate=options.rate,
+        requests_max=options.requests,
+        open_max=options.open_orders if options.method == "churn" else 0,
         deadline_ms=options.deadline_ms,
         goodput_ms=options.goodput_ms,
-        expect=expect,
-        expected=EXPECTED,
-        headers_first=headers[0],
-        headers_next=headers[1],
-        headers_plain=headers[2],
-        request=request,
-        digits_at=digits_at,
+        expect=METHODS[options.method][1],
+        sold_out=everopen.INSUFFICIENT_STOCK if options.units != UNITS and options.method in PLACING else 0,
+        methods=methods_of(options),
         places=places_of(options),
         names=ORDERS_READ if options.method == "get-order" else 0,
         seed=random.getrandbits(63),
@@ -255,9 +333,8 @@ def open_socket(target: str) -> socket.socket:
         opened.setblocking(False)
     else:
         host, _, port = target.rpartition(":")
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-        opened = socket.socket(found[0][0])
-        address = found[0][4]
+        family, address = resolve(host.strip("[]"), port)
+        opened = socket.socket(family)
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         opened.setblocking(False)
         error = opened.connect_ex(address)
@@ -267,99 +344,11 @@ def open_socket(target: str) -> socket.socket:
     return opened
 
 
-# What is sent
-
-
-def shop_id_of(number: int) -> str:
-    return f"shop-{number:04}"
-
-
-def sku_id_of(number: int) -> str:
-    return f"sku-{number:06}"
-
-
-def order_of(options: Options) -> PlaceOrderRequest:
-    """The order with number 0. Others differ in their digits."""
-    return PlaceOrderRequest(
-        order_id=f"{options.run_id}-{0:012x}",
-        shop_id=shop_id_of(0),
-        buyer_id=f"b-{0:04x}",
-        lines=[PlaceOrderLine(sku_id=sku_id_of(0), quantity=1)],
-    )
-
-
-def template_of(options: Options) -> tuple[bytes, dict[str, int]]:
-    """A request, and where the digits stand that make it one of its own."""
-    order = order_of(options)
-    if options.method in ("place", "stream"):
-        request = order.SerializeToString()
-    elif options.method == "get-order":
-        request = GetOrderRequest(shop_id=order.shop_id, order_id=order.order_id).SerializeToString()
-    else:
-        return b"", {}
-    digits_at = {"order": request.index(order.order_id.encode()) + len(order.order_id) - 12}
-    digits_at["shop"] = request.index(order.shop_id.encode()) + len(order.shop_id) - 4
-    if options.method != "get-order":
-        digits_at["buyer"] = request.index(order.buyer_id.encode()) + len(order.buyer_id) - 4
-        digits_at["sku"] = request.index(order.lines[0].sku_id.encode()) + len(order.lines[0].sku_id) - 6
-    return request, digits_at
-
-
-def places_of(options: Options) -> bytes:
-    """Ten digits for each order, over and over: of its shop and of its SKU."""
-    if options.zipf:
-        shares = [1 / rank for rank in range(1, options.skus + 1)]
-        skus = random.choices(range(options.skus), shares, k=DRAWS)  # noqa: S311
-    else:
-        skus = [sku for sku in range(options.skus) for _ in range(options.shops)]
-    return b"".join(b"%04d%06d" % (number % options.shops, sku) for number, sku in enumerate(skus))
-
-
-def headers_of(path: str, target: str, has_timeout: bool) -> tuple[bytes, bytes, bytes]:
-    """Header blocks (HPACK, RFC 7541) of a connection's first request, of those after it, and for a peer that keeps no
-    table. A timeout is the last field; its nine bytes of value end the block and are filled in per request."""
-    authority = "localhost" if target.startswith("unix:") else target
-    # The first two stand in the static table with their values, as do the names of those with an index.
-    known = bytes([0x80 | 3, 0x80 | 6])
-    fields: list[tuple[str | int, str]] = [
-        (4, path),
-        (1, authority),
-        ("te", "trailers"),
-        (31, "application/grpc"),
-        (58, "everopen-bench"),
-    ]
-    if has_timeout:
-        fields.append(("grpc-timeout", "0" * 8 + "u"))
-    # The newest entry of the table has index 62.
-    newest = 61 + len(fields)
-    indexed = [bytes([0x80 | newest - place]) for place in range(len(fields))]
-    if has_timeout:
-        indexed[-1] = literal(0, 4, 62, fields[-1][1])
-    first = known + b"".join(literal(0x40, 6, name, value) for name, value in fields)
-    plain = known + b"".join(literal(0, 4, name, value) for name, value in fields)
-    return first, known + b"".join(indexed), plain
-
-
-def literal(kind: int, bits: int, name: str | int, value: str) -> bytes:
-    """A field with a value of its own; `kind` says whether the peer's table takes it, in the bits above `bits`."""
-    if isinstance(name, str):
-        return bytes([kind]) + text(name) + text(value)
-    most = (1 << bits) - 1
-    head = bytes([kind | name]) if name < most else bytes([kind | most]) + number(name - most)
-    return head + text(value)
-
-
-def text(value: str) -> bytes:
-    size = len(value)
-    return (bytes([size]) if size < 127 else b"\x7f" + number(size - 127)) + value.encode()
-
-
-def number(value: int) -> bytes:
-    parts = []
-    while value >= 128:
-        parts.append(0x80 | value & 0x7F)
-        value >>= 7
-    return bytes([*parts, value])
+@lru_cache
+def resolve(host: str, port: str) -> tuple[int, Any]:
+    """Kept, because a load that connects again and again should not ask again and again."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return found[0][0], found[0][4]
 
 
 # The catalogue
@@ -367,7 +356,7 @@ def number(value: int) -> bytes:
 
 def seed(options: Options) -> int:
     """Puts shops, SKUs and stock there if they are missing, and orders to read. Returns how many orders it placed."""
-    if options.method not in ("place", "stream", "get-order"):
+    if options.method not in (*PLACING, "get-order"):
         return 0
     try:
         return asyncio.run(_seed(options))
@@ -382,7 +371,7 @@ async def _seed(options: Options) -> int:
         await client.wait_for_server(CONNECT_S_MAX)
         shops = [shop_id_of(shop) for shop in range(options.shops)]
         stocks = [
-            Stock(PutSkuRequest(shop_id=shop, sku_id=sku_id_of(sku), price_minor=100), LOCATION_ID, UNITS)
+            Stock(sku_of(options, shop, sku), LOCATION_ID, options.units)
             for shop in shops
             for sku in range(options.skus)
         ]
@@ -397,93 +386,8 @@ async def _seed(options: Options) -> int:
         return sum(not isinstance(answer, everopen.EveropenError) for answer in answers)
 
 
-def orders_to_read(options: Options) -> list[PlaceOrderRequest]:
-    places = places_of(options)
-    orders = []
-    for number_ in range(ORDERS_READ):
-        place = places[number_ * 10 % len(places) :][:10].decode()
-        order = order_of(options)
-        order.order_id = f"{options.run_id}-{number_:012x}"
-        order.shop_id = shop_id_of(int(place[:4]))
-        order.lines[0].sku_id = sku_id_of(int(place[4:]))
-        orders.append(order)
-    return orders
-
-
-# The command
-
-
-def bench(options: Options, as_json: bool) -> bool:
-    """Seeds, runs, prints. False if any request that was answered had a wrong status or outcome."""
-    from rich.console import Console
-
-    seed(options)
-    errors = Console(stderr=True)
-
-    def show(elapsed_s: float, acknowledged: int) -> None:
-        if elapsed_s > SILENT_S and errors.is_terminal:
-            counted_s = max(elapsed_s - options.warmup_s, 0.001)
-            line = f"\r{elapsed_s:5.1f} s, {acknowledged:,} acknowledged, {acknowledged / counted_s:,.0f} a second "
-            print(line, end="", file=sys.stderr, flush=True)
-
-    try:
-        result = run(options, show)
-    finally:
-        if errors.is_terminal:
-            # Wipes the line of the progress.
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-    if as_json:
-        print(orjson.dumps(result.as_dict(), option=orjson.OPT_NON_STR_KEYS).decode())
-    else:
-        report(result).print(Console())
-    return result.holds
-
-
-def report(result: Result) -> Report:
-    options, counts = result.options, result.counts
-    loop = f"{options.rate:,} a second" if options.rate else "closed loop"
-    table = Report()
-    table.section(
-        f"{options.method} to {options.target}: {loop}, {options.connections} connections x {options.streams} streams, "
-        f"{options.seconds:g} s"
-    )
-    table.add("rate", f"{result.rate:,.0f}", "acknowledged a second")
-    table.add("goodput", f"{result.goodput:,.0f}", f"as expected within {options.goodput_ms} ms of when due, a second")
-    for percentile in PERCENTILES:
-        table.add(f"p{percentile:g}", f"{result.percentile_ns(percentile) / 1e6:,.3f}", "ms from when due")
-    table.add("max", f"{result.max_ns / 1e6:,.3f}", "ms")
-    table.section("requests")
-    remarks = {
-        "offered": "due in the seconds that count",
-        "sent": "",
-        "acknowledged": "answered with status OK",
-        "placed": "of these, with the expected outcome",
-    }
-    for name, remark in remarks.items():
-        table.add(name, counts[name], remark)
-    troubles = {
-        "wrong": "status OK, another outcome",
-        "refused": "answered with another status",
-        "malformed": "answered with nonsense, or without a status",
-        "expired": f"not sent within {options.deadline_ms} ms",
-        "timed_out": f"sent, without an answer within {options.deadline_ms} ms",
-        "reset": "the stream was reset",
-        "lost": "the connection was lost",
-        "unsent": "not sent before time was up",
-        "unanswered": "without an answer when time was up",
-        "retried": "given back by a GOAWAY and sent again",
-    }
-    for name, remark in troubles.items():
-        if counts[name]:
-            table.add(
-                name.replace("_", " "),
-                counts[name],
-                remark,
-                style="red" if name in ("wrong", "malformed") else "yellow",
-            )
-    for code, amount in counts["statuses"].items():
-        if code != 0:
-            table.add(f"status {STATUS_NAMES[code]}", amount)
-    for code, amount in counts["resets"].items():
-        table.add(f"reset {code}", amount, "HTTP/2 error code")
-    return table
+def sku_of(options: Options, shop_id: str, number: int) -> PutSkuRequest:
+    put = PutSkuRequest(shop_id=shop_id, sku_id=sku_id_of(number), price_minor=100)
+    if options.reserve_ttl_ms:
+        put.reserve_ttl_ms = options.reserve_ttl_ms
+    return put

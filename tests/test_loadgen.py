@@ -385,6 +385,5 @@ def test_batches_are_counted_order_by_order() -> None:
 
 
 def test_percentiles_are_those_of_the_steps() -> None:
-    empty = {"placed": 0}
-    result = Result(Options(), empty, empty, 0, 0, [(10, 50), (20, 49), (30, 1)], 29)
-    assert [result.percentile_ns(percentile) for percentile in (50, 50.5, 99, 99.1, 100)] == [10, 20, 20, 29, 29]
+    steps = [(10, 50), (20, 49), (30, 1)]
+    assert [loadgen.percentile_of(steps, 29, percentile) for percentile in (50, 50.5, 99, 99.1, 100)] == [10, 20, 20, 29, 29]

@@ -61,51 +61,110 @@ cdef inline const uint8_t* scan_field(const uint8_t* at, const uint8_t* end, uin
     return at
 
 
-# Whether a message has the expected number in field 1, or a message there that is not empty. All of it is read.
-cdef int judge(const uint8_t* at, size_t size, bint wants_message, uint64_t expected) noexcept nogil:
+# Whether a message has the expected number in field 1, or a message there that is not empty. All of it is read. Field 4
+# of what answers a command says that an earlier try was decided.
+cdef int judge(Load* l, uint32_t method, const uint8_t* at, size_t size, bint* duplicate) noexcept nogil:
     cdef const uint8_t* end = at + size
+    cdef bint wants_message = l.expect == EXPECT_MESSAGE
     cdef uint64_t tag, value, found = 0
+    duplicate[0] = False
     while at < end:
         at = scan_field(at, end, &tag, &value)
         if at == NULL:
             return ANSWER_MALFORMED
         if tag == (1 << 3 | <uint64_t>(WIRE_SIZED if wants_message else WIRE_VARINT)):
             found = value
+        elif tag == (4 << 3 | <uint64_t>WIRE_VARINT):
+            duplicate[0] = value != 0
         if tag & 7 == <uint64_t>WIRE_SIZED:
             at += value
     if wants_message:
         return ANSWER_EXPECTED if found > 0 else ANSWER_OTHER
-    return ANSWER_EXPECTED if found == expected else ANSWER_OTHER
+    if found == l.methods[method].expected:
+        return ANSWER_EXPECTED
+    return ANSWER_SOLD_OUT if found == l.sold_out and found != 0 else ANSWER_OTHER
 
 
 cdef inline void count_status(Counts* counts, uint64_t status, uint64_t requests) noexcept nogil:
     counts.statuses[status if status < <uint64_t>STATUS_NONE else STATUS_NONE] += requests
 
 
-# What a request came to whose answer has status OK. True if the answer is one.
-cdef inline bint count_ok(Load* l, Counts* counts, int answer, bint is_good, bint is_timely) noexcept nogil:
+cdef inline void widen(Gap* gap, uint64_t began_ns, uint64_t now) noexcept nogil:
+    if now - began_ns > gap.longest_ns:
+        gap.longest_ns = now - began_ns
+        gap.began_ns = began_ns
+
+
+cdef inline void count_gap(Load* l, uint64_t now) noexcept nogil:
+    if now < l.measure_ns or now == l.acknowledged_ns:
+        return
+    if l.acknowledged_ns != 0:
+        widen(&l.gap, l.acknowledged_ns, now)
+        widen(&l.phases[__atomic_load_n(&l.phase_count, __ATOMIC_ACQUIRE) - 1].gap, l.acknowledged_ns, now)
+    l.acknowledged_ns = now
+
+
+# How long a request took that was due while it counts.
+cdef inline void count_latency(Load* l, uint64_t intended_ns, uint64_t now) noexcept nogil:
+    cdef uint32_t i = __atomic_load_n(&l.phase_count, __ATOMIC_ACQUIRE) - 1
+    while i > 0 and intended_ns < l.phases[i].began_ns:
+        i -= 1
+    histogram_add(&l.histogram, now - intended_ns)
+    histogram_add(&l.phases[i].histogram, now - intended_ns)
+
+
+cdef void set_bit(Bits* bits, uint64_t index) noexcept nogil:
+    cdef size_t size = bits.size
+    if UNLIKELY(index // 8 >= size):
+        bits.size = max(2 * size, <size_t>(index // 8 + 4096))
+        bits.data = <uint8_t*>realloc(bits.data, bits.size)
+        INVARIANT(bits.data != NULL, b"memory for what was acknowledged")
+        memset(bits.data + size, 0, bits.size - size)
+    bits.data[index // 8] |= <uint8_t>(1 << index % 8)
+
+
+# It was answered as expected: an order is open, or closed.
+cdef inline void note_success(Load* l, Counts* counts, uint32_t method, uint64_t number) noexcept nogil:
+    if l.keeps_acks:
+        set_bit(&l.methods[method].acknowledged, number)
+    if method != 0:
+        counts.cancelled += 1
+        return
+    counts.placed += 1
+    if l.open_max != 0:
+        INVARIANT(l.open_count <= l.open_mask, b"more orders are open than calls had room for")
+        l.open_numbers[(l.open_first + l.open_count) & l.open_mask] = number
+        l.open_count += 1
+
+
+# What a request came to whose answer has status OK; `index` in its batch. True if the answer is one.
+cdef inline bint count_ok(Load* l, Counts* counts, const Request* request, uint32_t index, int answer, bint duplicate,
+                          uint64_t now) noexcept nogil:
     if answer == ANSWER_NONE or answer == ANSWER_MALFORMED:
         counts.malformed += 1
         return False
     counts.acknowledged += 1
-    counts.placed += answer == ANSWER_EXPECTED
-    counts.wrong += answer != ANSWER_EXPECTED
-    counts.good += is_good and answer == ANSWER_EXPECTED
-    l.rate_acknowledged += is_timely
+    counts.duplicates += duplicate
+    if LIKELY(answer == ANSWER_EXPECTED):
+        note_success(l, counts, request.method, request.number + index)
+        counts.good += now - request.intended_ns <= l.good_ns
+    elif answer == ANSWER_SOLD_OUT:
+        counts.sold_out += 1
+    else:
+        counts.wrong += 1
+    l.rate_acknowledged += l.measure_ns <= now < l.end_ns
+    count_gap(l, now)
     return True
 
 
-cdef inline bint is_within(Load* l, uint64_t now) noexcept nogil:
-    return l.measure_ns <= now < l.end_ns
-
-
 # A PlaceOrdersResponse: a result for each order of the oldest batch.
-cdef void count_results(Load* l, Counts* counts, const uint8_t* at, size_t size, bint is_good,
-                        bint is_timely) noexcept nogil:
+cdef void count_results(Load* l, Counts* counts, const Request* request, const uint8_t* at, size_t size,
+                        uint64_t now) noexcept nogil:
     cdef const uint8_t* end = at + size
     cdef const uint8_t* item_end
     cdef uint64_t tag, value, status
     cdef uint32_t seen = 0
+    cdef bint duplicate
     cdef int answer
     while at < end:
         at = scan_field(at, end, &tag, &value)
@@ -114,19 +173,20 @@ cdef void count_results(Load* l, Counts* counts, const uint8_t* at, size_t size,
         item_end = at + value
         seen += 1
         status = 0
+        duplicate = False
         answer = ANSWER_MALFORMED
         while at != NULL and at < item_end:
             at = scan_field(at, item_end, &tag, &value)
             if at == NULL or tag & 7 != <uint64_t>WIRE_SIZED:
                 break
             if tag >> 3 == 1:
-                answer = judge(at, value, False, l.expected)
+                answer = judge(l, request.method, at, value, &duplicate)
             elif tag >> 3 == 2:
                 status = status_code(at, value)
             at += value
         count_status(counts, status, 1)
         if status == 0:
-            count_ok(l, counts, answer, is_good, is_timely)
+            count_ok(l, counts, request, seen - 1, answer, duplicate, now)
         else:
             counts.refused += 1
         at = item_end
@@ -149,9 +209,31 @@ cdef uint64_t status_code(const uint8_t* at, size_t size) noexcept nogil:
     return code
 
 
+# How long to wait before a batch is sent again of which an item was refused for load or for an outage; 0: none was.
+cdef uint64_t wait_of_batch(const uint8_t* at, size_t size) noexcept nogil:
+    cdef const uint8_t* end = at + size
+    cdef const uint8_t* item_end
+    cdef uint64_t tag, value, status, wait_ns = 0
+    while at < end:
+        at = scan_field(at, end, &tag, &value)
+        if at == NULL or tag != (1 << 3 | <uint64_t>WIRE_SIZED):
+            return 0
+        item_end = at + value
+        at = scan_field(at, item_end, &tag, &value)
+        if at != NULL and tag == (2 << 3 | <uint64_t>WIRE_SIZED):
+            status = status_code(at, value)
+            if status == STATUS_UNAVAILABLE:
+                wait_ns = max(wait_ns, <uint64_t>RETRY_NS)
+            elif status == STATUS_EXHAUSTED:
+                wait_ns = PUSHBACK_NS
+        at = item_end
+    return wait_ns
+
+
 # A whole message came. `now` is when its bytes were read.
 cdef void take_message(Load* l, Call* call, const uint8_t* data, size_t size, uint64_t now) noexcept nogil:
-    cdef uint64_t intended_ns
+    cdef Request* request
+    cdef uint64_t wait_ns
     cdef Counts* counts
     if not l.is_stream:
         if call.answer != ANSWER_NONE:
@@ -159,18 +241,23 @@ cdef void take_message(Load* l, Call* call, const uint8_t* data, size_t size, ui
         elif l.expect == EXPECT_ANYTHING:
             call.answer = ANSWER_EXPECTED
         else:
-            call.answer = <uint8_t>judge(data, size, l.expect == EXPECT_MESSAGE, l.expected)
+            call.answer = <uint8_t>judge(l, call.requests[0].method, data, size, &call.duplicate)
         return
     if call.waiting == 0:
         l.counts[1].malformed += 1
         return
-    intended_ns = call.intended_ns[call.first]
+    request = &call.requests[call.first]
     call.first = (call.first + 1) % l.window
     call.waiting -= 1
-    counts = counts_of(l, intended_ns)
+    l.in_flight -= 1
+    wait_ns = wait_of_batch(data, size) if l.does_retry else 0
+    if wait_ns != 0:
+        send_again(l, request, now, wait_ns)
+        return
+    counts = counts_of(l, request.intended_ns)
     if counts == &l.counts[1]:
-        histogram_add(&l.histogram, now - intended_ns)
-    count_results(l, counts, data, size, now - intended_ns <= l.good_ns, is_within(l, now))
+        count_latency(l, request.intended_ns, now)
+    count_results(l, counts, request, data, size, now)
 
 
 # Whole messages; returns the bytes that belong to one that is not whole.
@@ -208,34 +295,94 @@ cdef inline void take_data(Load* l, Call* call, const uint8_t* data, size_t size
 
 
 # Gives the slot back. What it was still to send is dropped; what it waited for has been counted by the caller.
-cdef void close_call(Connection* c, Call* call) noexcept nogil:
+cdef void close_call(Load* l, Connection* c, Call* call) noexcept nogil:
+    l.in_flight -= call.waiting
+    call.waiting = 0
     c.blocked -= <uint32_t>call.blocked
     call.blocked = False
     call.message.size = call.message_sent = call.received.size = 0
     call.id = 0
-    call.intended_ns[0] = <uint64_t>INT64_MAX
+    call.requests[0].intended_ns = <uint64_t>INT64_MAX
     c.open_calls -= 1
+
+
+# Into the heap. Of what may go at once the oldest is first.
+cdef void send_again(Load* l, Request* request, uint64_t now, uint64_t wait_ns) noexcept nogil:
+    cdef Counts* counts = counts_of(l, request.intended_ns)
+    cdef uint64_t ready_ns = request.intended_ns
+    cdef uint64_t at = l.retry_count
+    request.tries += 1
+    if request.tries > 1 or wait_ns != 0:
+        ready_ns = now + max(wait_ns, <uint64_t>RETRY_NS)
+    counts.retried += l.batch
+    counts.sent -= l.batch
+    if l.retry_count == l.retry_capacity:
+        l.retry_capacity = 2 * l.retry_capacity + 64
+        l.retries = <Retry*>realloc(l.retries, l.retry_capacity * sizeof(Retry))
+        INVARIANT(l.retries != NULL, b"memory for what is sent again")
+    l.retry_count += 1
+    while at > 0 and ready_ns < l.retries[(at - 1) // 2].ready_ns:
+        l.retries[at] = l.retries[(at - 1) // 2]
+        at = (at - 1) // 2
+    l.retries[at].ready_ns = ready_ns
+    l.retries[at].request = request[0]
+
+
+# Out of the heap: the first.
+cdef void drop_retry(Load* l) noexcept nogil:
+    cdef uint64_t at = 0, child = 1
+    cdef Retry* last
+    l.retry_count -= 1
+    last = &l.retries[l.retry_count]
+    while child < l.retry_count:
+        if child + 1 < l.retry_count and l.retries[child + 1].ready_ns < l.retries[child].ready_ns:
+            child += 1
+        if last.ready_ns <= l.retries[child].ready_ns:
+            break
+        l.retries[at] = l.retries[child]
+        at = child
+        child = 2 * at + 1
+    l.retries[at] = last[0]
+
+
+# The call ends, and what it waits for is sent again with the same ids.
+cdef void give_back(Load* l, Connection* c, Call* call, uint64_t now, uint64_t wait_ns) noexcept nogil:
+    cdef uint32_t i
+    for i in range(call.waiting):
+        send_again(l, &call.requests[(call.first + i) % l.window], now, wait_ns)
+    close_call(l, c, call)
+
+
+# Whether a repeat can help: never was it decided, or not now.
+cdef inline bint is_retryable(Load* l, const Call* call) noexcept nogil:
+    return l.does_retry and (call.status == STATUS_UNAVAILABLE
+                             or (call.status == STATUS_EXHAUSTED and call.pushback_ms >= 0))
 
 
 # The trailers came.
 cdef void end_call(Load* l, Connection* c, Call* call, uint64_t now) noexcept nogil:
-    cdef uint64_t intended_ns
+    cdef Request* request
     cdef Counts* counts
     cdef uint32_t i
     cdef bint is_ok = call.status == 0 and call.http == 200 and call.received.size == 0
+    cdef bint again = is_retryable(l, call)
     for i in range(call.waiting):
-        intended_ns = call.intended_ns[(call.first + i) % l.window]
-        counts = counts_of(l, intended_ns)
-        counts.answered += l.batch
+        request = &call.requests[(call.first + i) % l.window]
+        counts = counts_of(l, request.intended_ns)
         count_status(counts, call.status, l.batch)
+        if again:
+            continue
+        counts.answered += l.batch
         if LIKELY(is_ok and not l.is_stream):
-            if (count_ok(l, counts, call.answer, now - intended_ns <= l.good_ns, is_within(l, now))
-                    and counts == &l.counts[1]):
-                histogram_add(&l.histogram, now - intended_ns)
+            if count_ok(l, counts, request, 0, call.answer, call.duplicate, now) and counts == &l.counts[1]:
+                count_latency(l, request.intended_ns, now)
         elif call.status == 0 or call.status == STATUS_NONE:
             counts.malformed += l.batch
         else:
             counts.refused += l.batch
     if not call.half_closed:
         put_number_frame(c, NGHTTP2_RST_STREAM, call.id, <uint32_t>NGHTTP2_CANCEL)
-    close_call(c, call)
+    if again:
+        give_back(l, c, call, now, <uint64_t>max(call.pushback_ms, 0) * 1000000)
+    else:
+        close_call(l, c, call)

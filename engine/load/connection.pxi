@@ -17,7 +17,7 @@ cdef void drop_call(Load* l, Connection* c, Call* call, Fate fate, uint32_t code
     cdef Counts* counts
     cdef uint32_t i
     for i in range(call.waiting):
-        counts = counts_of(l, call.intended_ns[(call.first + i) % l.window])
+        counts = counts_of(l, call.requests[(call.first + i) % l.window].intended_ns)
         if fate == FATE_RESET:
             counts.reset += l.batch
             counts.resets[min(code, <uint32_t>RESETS - 1)] += l.batch
@@ -27,16 +27,32 @@ cdef void drop_call(Load* l, Connection* c, Call* call, Fate fate, uint32_t code
             counts.lost += l.batch
         else:
             counts.unanswered += l.batch
-    close_call(c, call)
+    close_call(l, c, call)
 
 
-cdef void close_connection(Load* l, Connection* c, uint64_t retry_ns) noexcept nogil:
+# The call ends, and nobody knows what became of its requests: with retry they are sent again.
+cdef void lose_call(Load* l, Connection* c, Call* call, Fate fate, uint32_t code, uint64_t now) noexcept nogil:
+    if l.does_retry:
+        give_back(l, c, call, now, 0)
+    else:
+        drop_call(l, c, call, fate, code)
+
+
+# When the next attempt is due. With retry at once, after one that was of no use in a while.
+cdef uint64_t reconnect_ns(Load* l, Connection* c, uint64_t now) noexcept nogil:
+    c.failures += 1
+    if not l.does_retry:
+        return now + RECONNECT_NS
+    return now if c.failures == 1 else now + RECONNECT_SOON_NS
+
+
+cdef void close_connection(Load* l, Connection* c, uint64_t now, uint64_t retry_ns) noexcept nogil:
     cdef uint32_t i
     if c.phase == CONNECTION_CLOSED:
         return
     for i in range(l.mask + 1):
         if c.calls[i].id != 0:
-            drop_call(l, c, &c.calls[i], FATE_LOST, 0)
+            lose_call(l, c, &c.calls[i], FATE_LOST, 0, now)
     posix_close(c.fd)
     nghttp2_hd_inflate_del(c.inflater)
     l.ready -= c.phase == CONNECTION_READY
@@ -47,37 +63,35 @@ cdef void close_connection(Load* l, Connection* c, uint64_t retry_ns) noexcept n
     c.is_dirty = False
 
 
-# What was not processed is sent again, as gRPC's clients do it.
-cdef void give_back(Load* l, Connection* c, Call* call) noexcept nogil:
-    cdef uint64_t intended_ns
-    cdef uint32_t i
-    for i in range(call.waiting):
-        intended_ns = call.intended_ns[(call.first + i) % l.window]
-        counts_of(l, intended_ns).retried += l.batch
-        counts_of(l, intended_ns).sent -= l.batch
-        if l.retry_count == l.retry_capacity:
-            l.retry_capacity = 2 * l.retry_capacity + 64
-            l.retries = <uint64_t*>realloc(l.retries, l.retry_capacity * sizeof(uint64_t))
-            INVARIANT(l.retries != NULL, b"memory for what a GOAWAY gave back")
-        l.retries[l.retry_count] = intended_ns
-        l.retry_count += 1
-    close_call(c, call)
-
-
-cdef void leave(Load* l, Connection* c, uint32_t last_id) noexcept nogil:
+cdef void leave(Load* l, Connection* c, uint32_t last_id, uint64_t now) noexcept nogil:
     cdef uint32_t i
     l.ready -= c.phase == CONNECTION_READY
     c.phase = CONNECTION_LEAVING
     for i in range(l.mask + 1):
         if c.calls[i].id > last_id:
-            give_back(l, c, &c.calls[i])
+            give_back(l, c, &c.calls[i], now, 0)
     end_idle_streams(l, c)
+
+
+# -1 for what is no number of at most nine digits, which asks not to come again.
+cdef int64_t milliseconds_of(const uint8_t* text, size_t size) noexcept nogil:
+    cdef int64_t number = 0
+    cdef size_t i
+    if size == 0 or size > 9:
+        return -1
+    for i in range(size):
+        if not c"0" <= text[i] <= c"9":
+            return -1
+        number = 10 * number + text[i] - c"0"
+    return number
 
 
 cdef void note_field(Call* call, const nghttp2_nv* field) noexcept nogil:
     cdef uint32_t number = 0
     cdef size_t i
     cdef bint is_status = field.namelen == 11 and memcmp(field.name, b"grpc-status", 11) == 0
+    if field.namelen == 22 and memcmp(field.name, b"grpc-retry-pushback-ms", 22) == 0:
+        call.pushback_ms = milliseconds_of(field.value, field.valuelen)
     if not is_status and not (field.namelen == 7 and memcmp(field.name, b":status", 7) == 0):
         return
     for i in range(min(field.valuelen, <size_t>4)):
@@ -172,6 +186,7 @@ cdef bint on_data(Load* l, Connection* c, int flags, uint32_t id, const uint8_t*
     if call.taken >= CALL_WINDOW_BYTES // 2 and not flags & NGHTTP2_FLAG_END_STREAM:
         put_number_frame(c, NGHTTP2_WINDOW_UPDATE, id, <uint32_t>call.taken)
         call.taken = 0
+    c.failures = 0
     take_data(l, call, body, size, now)
     if flags & NGHTTP2_FLAG_END_STREAM:
         # Without trailers there is no status, so this is counted as malformed.
@@ -246,13 +261,13 @@ cdef bint on_frame(Load* l, Connection* c, int kind, int flags, uint32_t id, con
     if kind == NGHTTP2_RST_STREAM:
         call = find_call(l, c, id)
         if call != NULL and size == 4 and get_u32(body) == <uint32_t>NGHTTP2_REFUSED_STREAM:
-            give_back(l, c, call)
+            give_back(l, c, call, now, 0)
         elif call != NULL and size == 4:
-            drop_call(l, c, call, FATE_RESET, get_u32(body))
+            lose_call(l, c, call, FATE_RESET, get_u32(body), now)
         return size == 4
     if kind == NGHTTP2_GOAWAY:
         if size >= 8:
-            leave(l, c, get_u32(body) & 0x7fffffff)
+            leave(l, c, get_u32(body) & 0x7fffffff, now)
         return size >= 8
     # We do not take pushes; frames of other kinds have no meaning for us.
     return kind != NGHTTP2_PUSH_PROMISE

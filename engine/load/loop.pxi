@@ -19,23 +19,29 @@ cdef void schedule_next(Load* l) noexcept nogil:
         l.next_ns = l.begin_ns + <uint64_t>(<double>l.taken * l.gap_ns)
 
 
+# Whether as many requests were begun as there may be.
+cdef inline bint has_all(Load* l) noexcept nogil:
+    return l.requests_max != 0 and l.offered >= l.requests_max
+
+
 cdef inline bint has_due(Load* l, uint64_t now) noexcept nogil:
-    return l.is_open and l.next_ns <= now and l.next_ns < l.end_ns
+    return l.is_open and l.next_ns <= now and l.next_ns < l.end_ns and not has_all(l)
 
 
-cdef inline bint offer(Load* l, Connection* c, uint64_t intended_ns, uint64_t now) noexcept nogil:
-    if not (offer_batch(l, c, intended_ns) if l.is_stream else offer_unary(l, c, intended_ns, now)):
+cdef inline bint offer(Load* l, Connection* c, const Request* request, uint64_t now) noexcept nogil:
+    if not (offer_batch(l, c, request) if l.is_stream else offer_unary(l, c, request, now)):
         return False
-    counts_of(l, intended_ns).sent += l.batch
+    counts_of(l, request.intended_ns).sent += l.batch
+    l.in_flight += 1
     return True
 
 
 # Connections take turns. False: none has room.
-cdef bint offer_any(Load* l, uint64_t intended_ns, uint64_t now) noexcept nogil:
+cdef bint offer_any(Load* l, const Request* request, uint64_t now) noexcept nogil:
     cdef uint32_t i
     for i in range(l.connection_count):
         l.turn = l.turn + 1 if l.turn + 1 < l.connection_count else 0
-        if offer(l, &l.connections[l.turn], intended_ns, now):
+        if offer(l, &l.connections[l.turn], request, now):
             return True
     return False
 
@@ -44,36 +50,86 @@ cdef inline bint is_late(Load* l, uint64_t intended_ns, uint64_t now) noexcept n
     return l.deadline_ns != 0 and now > intended_ns + l.deadline_ns
 
 
-# What a GOAWAY gave back goes first. False: there is no room for all of it.
+# What came back goes first. False: there is no room for all of it.
 cdef bint offer_again(Load* l, uint64_t now) noexcept nogil:
-    cdef uint64_t intended_ns
-    while l.retry_count > 0:
-        intended_ns = l.retries[l.retry_count - 1]
-        if is_late(l, intended_ns, now):
-            counts_of(l, intended_ns).expired += l.batch
-        elif not offer_any(l, intended_ns, now):
+    cdef const Request* request
+    while l.retry_count > 0 and l.retries[0].ready_ns <= now:
+        request = &l.retries[0].request
+        if is_late(l, request.intended_ns, now):
+            count_given_up(l, request, FATE_TIMED_OUT)
+        elif not offer_any(l, request, now):
             return False
-        l.retry_count -= 1
+        drop_retry(l)
     return True
+
+
+# It is not sent again. Without retry only what nobody processed came back.
+cdef void count_given_up(Load* l, const Request* request, Fate fate) noexcept nogil:
+    cdef Counts* counts = counts_of(l, request.intended_ns)
+    if l.does_retry:
+        counts.sent += l.batch
+        counts.timed_out += l.batch if fate == FATE_TIMED_OUT else 0
+        counts.unanswered += l.batch if fate == FATE_UNANSWERED else 0
+    elif fate == FATE_TIMED_OUT:
+        counts.expired += l.batch
+    else:
+        counts.unsent += l.batch
+
+
+# Whether a new request may be sent. What waits to be sent again holds its call's place, so that it stays bounded.
+cdef inline bint may_begin(Load* l) noexcept nogil:
+    return not has_all(l) and (not l.does_retry or l.in_flight + l.retry_count < l.capacity)
+
+
+# A new order, or the end of the oldest once there are enough of them.
+cdef inline Request next_request(Load* l, uint64_t intended_ns) noexcept nogil:
+    cdef Request request
+    request.intended_ns = intended_ns
+    request.tries = 0
+    request.method = <uint32_t>(l.open_max != 0 and l.open_count >= l.open_max)
+    request.number = l.open_numbers[l.open_first & l.open_mask] if request.method else l.named
+    return request
+
+
+# It is under way: the next one is another.
+cdef inline void begin_request(Load* l, const Request* request, uint64_t now) noexcept nogil:
+    if request.method == 0:
+        l.named += l.batch
+    else:
+        l.open_first += 1
+        l.open_count -= 1
+    l.offered += l.batch
+    if has_all(l) and now < l.end_ns:
+        l.drained_ns -= l.end_ns - now
+        l.end_ns = now
 
 
 # Sends what is due, oldest first; what is past its deadline is dropped and counted, as a client's own deadline does.
 cdef void offer_due(Load* l, uint64_t now) noexcept nogil:
     cdef Counts* counts
-    while has_due(l, now):
+    cdef Request request
+    while has_due(l, now) and may_begin(l):
         counts = counts_of(l, l.next_ns)
         if is_late(l, l.next_ns, now):
             counts.expired += l.batch
-        elif not offer_any(l, l.next_ns, now):
-            return
+        else:
+            request = next_request(l, l.next_ns)
+            if not offer_any(l, &request, now):
+                return
+            begin_request(l, &request, now)
         counts.offered += l.batch
         schedule_next(l)
 
 
 cdef void offer_closed(Load* l, uint64_t now) noexcept nogil:
+    cdef Request request
     cdef uint32_t i
     for i in range(l.connection_count):
-        while offer(l, &l.connections[i], now, now):
+        while may_begin(l):
+            request = next_request(l, now)
+            if not offer(l, &l.connections[i], &request, now):
+                break
+            begin_request(l, &request, now)
             counts_of(l, now).offered += l.batch
 
 
@@ -90,7 +146,7 @@ cdef void sweep(Load* l, uint64_t now) noexcept nogil:
             continue
         # The times lie side by side, and a free slot's never comes: calls in time are not looked at.
         for j in range(l.mask + 1):
-            if not is_late(l, c.intended_ns[j], now):
+            if not is_late(l, c.requests[j].intended_ns, now):
                 continue
             call = &c.calls[j]
             if call.id != 0:
@@ -105,11 +161,11 @@ cdef void write_all(Load* l, uint64_t now) noexcept nogil:
     for i in range(l.connection_count):
         c = &l.connections[i]
         if c.phase != CONNECTION_CLOSED and c.is_dirty and not write_connection(l, c):
-            close_connection(l, c, now + RECONNECT_NS)
+            close_connection(l, c, now, reconnect_ns(l, c, now))
         if UNLIKELY(c.next_id > <uint32_t>STREAM_IDS_MAX) and c.phase == CONNECTION_READY:
-            leave(l, c, UINT32_MAX)
+            leave(l, c, UINT32_MAX, now)
         if c.phase == CONNECTION_LEAVING and c.open_calls == 0:
-            close_connection(l, c, now)
+            close_connection(l, c, now, now)
 
 
 cdef bint is_done(Load* l, uint64_t now) noexcept nogil:
@@ -141,6 +197,8 @@ cdef int wait(Load* l, epoll_event* events, int count, uint64_t now) noexcept no
     cdef uint64_t left_ns
     if l.is_open and l.next_ns > now and l.next_ns < until_ns:
         until_ns = l.next_ns
+    if l.retry_count > 0 and now < l.retries[0].ready_ns < until_ns:
+        until_ns = l.retries[0].ready_ns
     left_ns = 0 if l.does_spin or until_ns < now else until_ns - now
     timeout.tv_sec = <long>(left_ns // 1000000000)
     timeout.tv_nsec = <long>(left_ns % 1000000000)
@@ -157,7 +215,7 @@ cdef void take_turn(Load* l, uint64_t now) noexcept nogil:
         if events[i].events & <uint32_t>EPOLLOUT:
             c.is_dirty = True
         if events[i].events & <uint32_t>(EPOLLIN | EPOLLHUP | EPOLLERR) and not read_connection(l, c):
-            close_connection(l, c, now + RECONNECT_NS)
+            close_connection(l, c, now, reconnect_ns(l, c, now))
     now = now_ns()
     if now >= l.sweep_ns:
         sweep(l, now)
@@ -188,7 +246,7 @@ cdef void settle(Load* l) noexcept nogil:
     cdef Connection* c
     cdef uint32_t i, j
     for i in range(l.retry_count):
-        counts_of(l, l.retries[i]).unsent += l.batch
+        count_given_up(l, &l.retries[i].request, FATE_UNANSWERED)
     l.retry_count = 0
     while has_due(l, l.end_ns):
         counts_of(l, l.next_ns).offered += l.batch

@@ -67,26 +67,25 @@ cdef void put_timeout(uint8_t* at, uint64_t left_ns) noexcept nogil:
 
 
 # The digits that make a request one of its own.
-cdef inline void patch_request(Load* l, uint8_t* request) noexcept nogil:
-    cdef uint64_t number = l.named
+cdef inline void patch_request(Load* l, const Method* m, uint64_t number, uint8_t* request) noexcept nogil:
     cdef const uint8_t* place
-    l.named += 1
     if l.names != 0:
         number %= l.names
-    if l.order_at != 0:
-        put_hex(request + l.order_at, 12, number)
-    if l.buyer_at != 0:
-        put_hex(request + l.buyer_at, 4, number)
-    if l.shop_at != 0:
+    if m.order_at != 0:
+        put_hex(request + m.order_at, 12, number)
+    if m.buyer_at != 0:
+        put_hex(request + m.buyer_at, 4, number)
+    if m.shop_at != 0:
         place = l.places.data + number % l.place_count * 10
-        memcpy(request + l.shop_at, place, 4)
-        if l.sku_at != 0:
-            memcpy(request + l.sku_at, place + 4, 6)
+        memcpy(request + m.shop_at, place, 4)
+        if m.sku_at != 0:
+            memcpy(request + m.sku_at, place + 4, 6)
 
 
 # One gRPC message: a request, or a batch of them as PlaceOrdersRequest.
-cdef void put_message(Load* l, Buffer* into) noexcept nogil:
-    cdef size_t item_size = 1 + varint_size(l.request.size) + l.request.size if l.is_stream else l.request.size
+cdef void put_message(Load* l, const Request* request, Buffer* into) noexcept nogil:
+    cdef const Method* m = &l.methods[request.method]
+    cdef size_t item_size = 1 + varint_size(m.request.size) + m.request.size if l.is_stream else m.request.size
     cdef size_t size = item_size * l.batch
     cdef uint8_t* at = buffer_reserve(into, PREFIX_BYTES + size)
     cdef uint32_t i
@@ -95,10 +94,10 @@ cdef void put_message(Load* l, Buffer* into) noexcept nogil:
     at += PREFIX_BYTES
     for i in range(l.batch):
         if l.is_stream:
-            at = put_sized_head(at, 1, l.request.size)
-        memcpy(at, l.request.data, l.request.size)
-        patch_request(l, at)
-        at += l.request.size
+            at = put_sized_head(at, 1, m.request.size)
+        memcpy(at, m.request.data, m.request.size)
+        patch_request(l, m, request.number + i, at)
+        at += m.request.size
     buffer_end(into, at)
 
 
@@ -146,19 +145,21 @@ cdef Call* open_call(Load* l, Connection* c) noexcept nogil:
     call.http = 0
     call.status = STATUS_NONE
     call.answer = ANSWER_NONE
+    call.duplicate = False
+    call.pushback_ms = -1
     call.half_closed = False
     c.next_id += 2
     c.open_calls += 1
     return call
 
 
-cdef void put_headers(Load* l, Connection* c, uint32_t id, uint64_t left_ns) noexcept nogil:
-    cdef Text* block = &l.headers_next if c.headers_known else &l.headers_first
+cdef void put_headers(Load* l, Connection* c, const Method* m, uint32_t id, uint64_t left_ns) noexcept nogil:
+    cdef const Text* block = &m.headers_next if c.headers_known else &m.headers_first
     cdef uint8_t no_table = 0x20
     cdef uint8_t* at
     cdef size_t extra = 0
     if c.headers_plain:
-        block = &l.headers_plain
+        block = &m.headers_plain
         extra = <size_t>(not c.headers_known)
     at = buffer_reserve(&c.out, FRAME_HEAD_BYTES + 1 + block.size)
     at = put_frame_head(at, block.size + extra, NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, id)
@@ -173,36 +174,37 @@ cdef void put_headers(Load* l, Connection* c, uint32_t id, uint64_t left_ns) noe
 
 
 # A unary request whose headers the peer knows and whose message the windows take: a copy, patched.
-cdef inline void put_unary(Load* l, Connection* c, Call* call, uint64_t left_ns) noexcept nogil:
-    cdef uint8_t* at = buffer_reserve(&c.out, l.unary.size)
-    cdef int64_t size = <int64_t>(l.unary.size - l.unary_data_at - FRAME_HEAD_BYTES)
-    memcpy(at, l.unary.data, l.unary.size)
+cdef inline void put_unary(Load* l, Connection* c, Call* call, const Request* request, uint64_t left_ns) noexcept nogil:
+    cdef const Method* m = &l.methods[request.method]
+    cdef uint8_t* at = buffer_reserve(&c.out, m.unary.size)
+    cdef int64_t size = <int64_t>(m.unary.size - m.unary_data_at - FRAME_HEAD_BYTES)
+    memcpy(at, m.unary.data, m.unary.size)
     put_u32(at + 5, call.id)
-    put_u32(at + l.unary_data_at + 5, call.id)
+    put_u32(at + m.unary_data_at + 5, call.id)
     if l.deadline_ns != 0:
-        put_timeout(at + l.unary_data_at - TIMEOUT_BYTES, left_ns)
-    patch_request(l, at + l.unary_data_at + FRAME_HEAD_BYTES + PREFIX_BYTES)
-    buffer_end(&c.out, at + l.unary.size)
+        put_timeout(at + m.unary_data_at - TIMEOUT_BYTES, left_ns)
+    patch_request(l, m, request.number, at + m.unary_data_at + FRAME_HEAD_BYTES + PREFIX_BYTES)
+    buffer_end(&c.out, at + m.unary.size)
     call.half_closed = True
     call.window -= size
     c.window -= size
     c.is_dirty = True
 
 
-cdef void make_unary(Load* l) noexcept nogil:
-    cdef size_t size = PREFIX_BYTES + l.request.size
+cdef void make_unary(Method* m) noexcept nogil:
+    cdef size_t size = PREFIX_BYTES + m.request.size
     cdef uint8_t* at
-    buffer_free(&l.unary)
-    at = buffer_reserve(&l.unary, 2 * FRAME_HEAD_BYTES + l.headers_next.size + size)
-    at = put_frame_head(at, l.headers_next.size, NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, 0)
-    memcpy(at, l.headers_next.data, l.headers_next.size)
-    at += l.headers_next.size
-    l.unary_data_at = <size_t>(at - l.unary.data)
+    buffer_free(&m.unary)
+    at = buffer_reserve(&m.unary, 2 * FRAME_HEAD_BYTES + m.headers_next.size + size)
+    at = put_frame_head(at, m.headers_next.size, NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, 0)
+    memcpy(at, m.headers_next.data, m.headers_next.size)
+    at += m.headers_next.size
+    m.unary_data_at = <size_t>(at - m.unary.data)
     at = put_frame_head(at, size, NGHTTP2_DATA, NGHTTP2_FLAG_END_STREAM, 0)
     at[0] = 0
-    put_u32(at + 1, <uint32_t>l.request.size)
-    memcpy(at + PREFIX_BYTES, l.request.data, l.request.size)
-    buffer_end(&l.unary, at + size)
+    put_u32(at + 1, <uint32_t>m.request.size)
+    memcpy(at + PREFIX_BYTES, m.request.data, m.request.size)
+    buffer_end(&m.unary, at + size)
 
 
 cdef inline bint has_room(Load* l, Connection* c) noexcept nogil:
@@ -211,42 +213,43 @@ cdef inline bint has_room(Load* l, Connection* c) noexcept nogil:
 
 
 # Sends a request whose time has come, or says that this connection has no room for it.
-cdef bint offer_unary(Load* l, Connection* c, uint64_t intended_ns, uint64_t now) noexcept nogil:
-    cdef int64_t size = <int64_t>(PREFIX_BYTES + l.request.size)
-    cdef uint64_t spent_ns = now - intended_ns
+cdef bint offer_unary(Load* l, Connection* c, const Request* request, uint64_t now) noexcept nogil:
+    cdef const Method* m = &l.methods[request.method]
+    cdef int64_t size = <int64_t>(PREFIX_BYTES + m.request.size)
+    cdef uint64_t spent_ns = now - request.intended_ns
     cdef uint64_t left_ns = l.deadline_ns - spent_ns if spent_ns < l.deadline_ns else 1000
     cdef Call* call
     if not has_room(l, c) or c.window <= 0:
         return False
     call = open_call(l, c)
-    call.intended_ns[0] = intended_ns
+    call.requests[0] = request[0]
     call.waiting = 1
     if LIKELY(c.headers_known and not c.headers_plain and size <= FRAME_BYTES_MAX and size <= c.window
               and size <= call.window):
-        put_unary(l, c, call, left_ns)
+        put_unary(l, c, call, request, left_ns)
     else:
-        put_headers(l, c, call.id, left_ns)
-        put_message(l, &call.message)
+        put_headers(l, c, m, call.id, left_ns)
+        put_message(l, request, &call.message)
         pump(l, c, call)
     return True
 
 
 # The same for a batch, on the stream that has had none for the longest time.
-cdef bint offer_batch(Load* l, Connection* c, uint64_t intended_ns) noexcept nogil:
+cdef bint offer_batch(Load* l, Connection* c, const Request* request) noexcept nogil:
     cdef Call* call
     cdef uint32_t i
     if c.phase != CONNECTION_READY or c.out.size - c.out_sent >= <size_t>UNSENT_BYTES_MAX:
         return False
     while has_room(l, c):
         call = open_call(l, c)
-        put_headers(l, c, call.id, 0)
+        put_headers(l, c, &l.methods[0], call.id, 0)
     for i in range(l.mask + 1):
         call = &c.calls[(c.look + i) & l.mask]
         if call.id != 0 and not call.half_closed and call.waiting < l.window:
             c.look = (c.look + i + 1) & l.mask
-            call.intended_ns[(call.first + call.waiting) % l.window] = intended_ns
+            call.requests[(call.first + call.waiting) % l.window] = request[0]
             call.waiting += 1
-            put_message(l, &call.message)
+            put_message(l, request, &call.message)
             pump(l, c, call)
             return True
     return False

@@ -50,6 +50,9 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
 
 cdef extern from *:
     int __builtin_clzll(unsigned long long x) noexcept nogil
+    uint32_t __atomic_load_n(uint32_t* at, int order) noexcept nogil
+    void __atomic_store_n(uint32_t* at, uint32_t value, int order) noexcept nogil
+    int __ATOMIC_ACQUIRE, __ATOMIC_RELEASE
 
 
 cdef inline uint64_t now_ns() noexcept nogil:
