@@ -112,22 +112,24 @@ def method_of(options: Options, path: str, request: Message | None, expected: in
     # A stream outlives every request, so it has no timeout.
     has_timeout = options.deadline_ms > 0 and options.method != "stream"
     first, following, plain = headers_of(path, options.target, has_timeout, options.method != "churn")
-    body = b"" if request is None else request.SerializeToString()
-    order = order_of(options)
-    ids = {"order": (order.order_id, 12), "shop": (order.shop_id, 4), "buyer": (order.buyer_id, 4)}
-    ids["sku"] = (order.lines[0].sku_id, 6)
     return {
         "headers_first": first,
         "headers_next": following,
         "headers_plain": plain,
-        "request": body,
-        "digits_at": {
-            name: body.index(id_.encode()) + len(id_) - digits
-            for name, (id_, digits) in ids.items()
-            if id_.encode() in body
-        },
+        "request": b"" if request is None else request.SerializeToString(),
+        "digits_at": {} if request is None else digits_of(order_of(options), request),
         "expected": expected,
     }
+
+
+def digits_of(order: PlaceOrderRequest, request: Message) -> dict[str, int]:
+    """Offsets in a request that names the order. An order's id is random, and may hold what looks like a buyer's: it
+    stands first, so each is looked for from behind."""
+    ids = {"order": (order.order_id, 12), "shop": (order.shop_id, 4)}
+    if isinstance(request, PlaceOrderRequest):
+        ids |= {"buyer": (order.buyer_id, 4), "sku": (order.lines[0].sku_id, 6)}
+    body = request.SerializeToString()
+    return {name: body.rindex(id_.encode()) + len(id_) - digits for name, (id_, digits) in ids.items()}
 
 
 def places_of(options: Options) -> bytes:

@@ -62,9 +62,11 @@ class Connection:
     def send(self, *frames: bytes) -> None:
         self.socket.sendall(b"".join(frames))
 
-    def answer(self, stream: Stream, body: bytes | None, status: int = 0) -> None:
+    def answer(self, stream: Stream, body: bytes | None, status: int = 0, pushback_ms: str = "") -> None:
         """An ordinary answer; without a body, trailers only."""
         trailers = field_of("grpc-status", str(status))
+        if pushback_ms:
+            trailers += field_of("grpc-retry-pushback-ms", pushback_ms)
         self.streams.pop(stream.id, None)
         if body is None:
             self.send(frame(HEADERS, END_STREAM | END_HEADERS, stream.id, RESPONSE + trailers))
@@ -97,6 +99,7 @@ class Peer:
         on_data: Handler | None = None,
         settings: dict[int, int] | None = None,
         path: Path | None = None,
+        port: int = 0,
     ) -> None:
         self.on_request = on_request
         self.on_data = on_data
@@ -110,7 +113,7 @@ class Peer:
         self.open_max = 0
         self._threads: list[threading.Thread] = []
         if path is None:
-            self._listener = socket.create_server(("127.0.0.1", 0))
+            self._listener = socket.create_server(("127.0.0.1", port))
             self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         else:
             self._listener = socket.create_server(str(path), family=socket.AF_UNIX)
@@ -124,6 +127,12 @@ class Peer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nobody listens any more, and who was connected is not. Does nothing the second time."""
+        if self._listener.fileno() < 0:
+            return
         self._listener.shutdown(socket.SHUT_RDWR)
         self._accepting.join()
         self._listener.close()
