@@ -1,6 +1,6 @@
 # What the generator is made of. A call is an HTTP/2 stream: a unary one carries one request, one of the method `stream`
-# carries batches until the load ends. What is counted are requests: orders, where requests are orders. A request that is
-# sent again is the same one, and is counted once.
+# carries batches until the load ends. What is counted are requests: orders, where requests are orders. A request that
+# is sent again is the same one, and is counted once.
 
 cdef enum:
     FRAME_HEAD_BYTES = 9
