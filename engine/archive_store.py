@@ -1,7 +1,8 @@
 """Closed orders that may leave memory: one SQLite file a shard, `archive.sqlite` in the shard's directory.
 
 meta        name and value: format_version, log_id (of the log that the orders come from), archived_through
-orders      by shop_id, order_id, order_sequence, closed_sequence; the order itself is bytes that only the core reads
+orders      by shop_id, order_id, order_sequence, closed_sequence: the order, as bytes that only the core reads, and a
+            CRC32C over all of it
 
 order_sequence, since an order id may be used again once its window is over; closed_sequence, since an order that came
 back into memory is closed and archived once more. The earlier version stays, because a restore to a point between the
@@ -27,7 +28,7 @@ from typing import NamedTuple, Self
 from urllib.parse import quote
 
 from engine import datadir
-from engine._core import journal_segments
+from engine._core import crc32c, journal_segments
 from engine.errors import ArchiveDamaged, ArchiveUnavailable
 
 FILE = "archive.sqlite"
@@ -40,14 +41,24 @@ CHECKPOINT_PAGES = 8_192
 
 _TABLES = (
     "CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID",
-    "CREATE TABLE orders(shop_id TEXT, order_id TEXT, order_sequence INTEGER, closed_sequence INTEGER,"
-    " item BLOB NOT NULL, PRIMARY KEY(shop_id, order_id, order_sequence, closed_sequence)) WITHOUT ROWID, STRICT",
+    """CREATE TABLE orders(
+        shop_id TEXT, order_id TEXT, order_sequence INTEGER, closed_sequence INTEGER,
+        item BLOB NOT NULL, crc INTEGER NOT NULL,
+        PRIMARY KEY(shop_id, order_id, order_sequence, closed_sequence)
+    ) WITHOUT ROWID, STRICT""",
 )
 _THROUGH = "SELECT value FROM meta WHERE name = 'archived_through'"
-_NEWEST = (
-    "SELECT item FROM orders WHERE (shop_id, order_id) = (?, ?)"
-    " ORDER BY order_sequence DESC, closed_sequence DESC LIMIT 1"
-)
+_PUT = """INSERT OR REPLACE INTO orders(closed_sequence, order_sequence, shop_id, order_id, item, crc)
+    VALUES (?, ?, ?, ?, ?, ?)"""
+_LAST_UP_TO = """SELECT closed_sequence, order_sequence, shop_id, order_id, item, crc FROM orders
+    WHERE (shop_id, order_id) <= (?, ?)
+    ORDER BY shop_id DESC, order_id DESC, order_sequence DESC, closed_sequence DESC LIMIT 1"""
+_FIRST_BEHIND = """SELECT closed_sequence, order_sequence, shop_id, order_id, item, crc FROM orders
+    WHERE (shop_id, order_id) > (?, ?)
+    ORDER BY shop_id, order_id, order_sequence, closed_sequence LIMIT 1"""
+# With a bare column beside max(), SQLite takes the row that has the maximum.
+_NEWEST_UNTIL = """SELECT max(closed_sequence), order_sequence, shop_id, order_id, item, crc FROM orders
+    WHERE closed_sequence <= ? GROUP BY shop_id, order_id, order_sequence"""
 # What says that the file is not what was written; the other codes are about getting at it.
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH}
 
@@ -142,6 +153,8 @@ class _Store:
             yield
         except sqlite3.ProgrammingError:
             raise
+        except UnicodeDecodeError as error:
+            raise ArchiveDamaged(str(self.path), str(error)) from None
         except sqlite3.Error as error:
             # A code is missing where Python could not read what SQLite gave it.
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
@@ -161,23 +174,23 @@ class ArchiveReader(_Store):
         evicted_through: the closing sequence up to which orders have left memory.
         """
         self._refuse_if_replaced()
+        _refuse_gap(self.path, self.archived_through, evicted_through)
+        key = shop_id, order_id
+        # SQLite keeps no checksums, and a row whose key is damaged is not where it is looked for. But the search is led
+        # astray by that very row, so it ends beside it: whoever proves the rows on both sides does not miss it.
+        before, _ = (self._proved(statement, key) for statement in (_LAST_UP_TO, _FIRST_BEHIND))
+        return before.item if before and (before.shop_id, before.order_id) == key else None
+
+    def _proved(self, statement: str, key: tuple[str, str]) -> Closed | None:
         with self._in_words():
-            # One statement, so that both are of one moment.
-            both = self._connection.execute(f"SELECT ({_THROUGH}), ({_NEWEST})", (shop_id, order_id)).fetchone()
-        _refuse_gap(self.path, self._through(both[0]), evicted_through)
-        item: bytes | None = both[1]
-        return item
+            row = self._connection.execute(statement, key).fetchone()
+        return _checked(self.path, row) if row else None
 
     def iterate(self, until: int) -> Iterator[Closed]:
         """The newest version of each order that was closed at or before `until`, by shop and order id."""
         with self._in_words():
-            # With a bare column beside max() SQLite takes the row that has the maximum.
-            rows = self._connection.execute(
-                "SELECT max(closed_sequence), order_sequence, shop_id, order_id, item FROM orders"
-                " WHERE closed_sequence <= ? GROUP BY shop_id, order_id, order_sequence",
-                (until,),
-            )
-            yield from map(Closed._make, rows)
+            rows = self._connection.execute(_NEWEST_UNTIL, (until,))
+            yield from (_checked(self.path, row) for row in rows)
 
     def count(self) -> int:
         with self._in_words():
@@ -244,11 +257,8 @@ class ArchiveStore(_Store):
             had = self._through(self._connection.execute(_THROUGH).fetchone()[0])
             _refuse_gap(self.path, had, evicted_through)
             # By id, so that neighbours meet on one page.
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO orders(closed_sequence, order_sequence, shop_id, order_id, item)"
-                " VALUES (?, ?, ?, ?, ?)",
-                sorted(rows, key=itemgetter(2, 3)),
-            )
+            ordered = sorted(rows, key=itemgetter(2, 3))
+            self._connection.executemany(_PUT, [(*row, _crc(*row)) for row in ordered])
             if through > had:
                 self._set(archived_through=through)
         self._refuse_if_replaced()
@@ -275,6 +285,24 @@ class ArchiveStore(_Store):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+
+
+def _crc(closed_sequence: int, order_sequence: int, shop_id: str, order_id: str, item: bytes) -> int:
+    return crc32c(item, crc32c(f"{closed_sequence} {order_sequence} {len(shop_id)} {shop_id}{order_id}".encode()))
+
+
+def _checked(path: Path, row: tuple[int, int, str, str, bytes, int]) -> Closed:
+    closed = Closed._make(row[:5])
+    # What is damaged need not be of the right type either.
+    if (
+        type(closed.shop_id) is not str
+        or type(closed.order_id) is not str
+        or type(closed.item) is not bytes
+        or _crc(*closed) != row[5]
+    ):
+        place = f"shop {closed.shop_id}, order {closed.order_id}, closed at sequence {closed.closed_sequence}"
+        raise ArchiveDamaged(str(path), f"the row of {place} is damaged")
+    return closed
 
 
 def _refuse_gap(path: Path, archived_through: int, evicted_through: int) -> None:
