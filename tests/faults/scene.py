@@ -119,6 +119,11 @@ class Scene:
         else:
             self.replaced(name, pid)
 
+    def crash(self) -> None:
+        """SIGKILL to all of it, as when the machine goes."""
+        self._end()
+        until(lambda: not any(map(process_state, self._children.values())), "all processes are gone")
+
     def replaced(self, name: str, pid: int) -> None:
         """Waits until another than `pid` has the name, and a line told of the end."""
         until(lambda: self.server.children.get(name, pid) != pid, f"another {name} in the place of {pid}")
