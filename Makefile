@@ -16,7 +16,7 @@ CHECKED := engine clients/python bench tests scripts setup.py
 # Two shells may build one tree at the same time; the lock lets one of them wait instead of breaking both.
 LOCKED = @mkdir -p build && flock build/.lock $(MAKE)
 
-.PHONY: help build demo test check bench proto fuzz test-asan test-debug test-long coverage lock clean
+.PHONY: help build demo test check bench proto fuzz faults test-asan test-debug test-long coverage lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ proto: ## regenerate the Python stubs from proto/
 fuzz: build ## feed the decoders and the state machine random input; EVEROPEN_FUZZ_SECONDS sets how long
 	$(LOCKED) $(STAMPS)/probes
 	HYPOTHESIS_PROFILE=long EVEROPEN_FUZZ_SECONDS=$${EVEROPEN_FUZZ_SECONDS:-60} $(PYTHON) -m pytest tests/fuzz
+
+faults: build ## kill, freeze and starve real processes under concurrent callers; EVEROPEN_FAULT_MINUTES sets how long
+	$(PYTHON) -m tests.faults.rounds
 
 test-asan: build ## the suites of the native core under the address and undefined-behaviour sanitizers
 	scripts/variant.sh asan -m "not long"

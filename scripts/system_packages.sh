@@ -4,10 +4,21 @@
 set -euo pipefail
 
 missing=()
+wished=()
 need() { # need PACKAGES COMMAND...: the packages are missing when the command fails
     local packages=$1
     shift
     "$@" >/dev/null 2>&1 || read -ra missing <<<"${missing[*]-} $packages"
+}
+wish() { # as need, but nothing fails without them
+    local packages=$1
+    shift
+    "$@" >/dev/null 2>&1 || read -ra wished <<<"${wished[*]-} $packages"
+}
+leave() { # leave MESSAGE: packages cannot be installed here
+    ((${#missing[@]})) || exit 0
+    echo "$1" >&2
+    exit 1
 }
 
 python_header() { test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; }
@@ -22,24 +33,24 @@ need "pkg-config" command -v pkg-config
 need "libnghttp2-dev" c_header nghttp2/nghttp2.h
 need "zlib1g-dev" c_header zlib.h
 
-((${#missing[@]})) || exit 0
+# Tests that need these are skipped, and say so, where they cannot be had.
+wish "fuse3" command -v fusermount3
+wish "libfaketime" compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1'
 
-install="apt-get install --yes --no-install-recommends ${missing[*]}"
+packages="${missing[*]-} ${wished[*]-}"
+[[ $packages != " " ]] || exit 0
+
+install="apt-get install --yes --no-install-recommends"
+command -v apt-get >/dev/null ||
+    leave "everopen needs what Debian calls: ${missing[*]-}. Install it by your system's means, then make again."
 as_root=()
 if [[ $(id -u) != 0 ]]; then
     as_root=(sudo --non-interactive)
-    if ! "${as_root[@]}" true 2>/dev/null; then
-        echo "everopen needs packages of the system. Run this, then make again:" >&2
-        echo "    sudo $install" >&2
-        exit 1
-    fi
+    "${as_root[@]}" true 2>/dev/null ||
+        leave "everopen needs packages of the system. Run this, then make again: sudo $install ${missing[*]-}"
 fi
-if ! command -v apt-get >/dev/null; then
-    echo "everopen needs what Debian calls: ${missing[*]}. Install it by your system's means, then make again." >&2
-    exit 1
-fi
-echo "installing ${missing[*]}"
+echo "installing" $packages
 export DEBIAN_FRONTEND=noninteractive
-"${as_root[@]}" apt-get update -qq
 # shellcheck disable=SC2086 # the words of the command are meant to split
-"${as_root[@]}" $install -qq
+"${as_root[@]}" apt-get update -qq && "${as_root[@]}" $install -qq $packages ||
+    leave "everopen needs packages that could not be installed: ${missing[*]-}"

@@ -34,10 +34,19 @@ def free_address() -> str:
 
 def process_state(pid: int) -> str:
     """As in /proc: T stands still, Z has ended and nobody took note; empty once it is gone."""
+    return (_stat(pid) or [""])[0]
+
+
+def start_time(pid: int) -> str:
+    """Tells it from a later one of the same number."""
+    return (_stat(pid) or [""] * 20)[19]
+
+
+def _stat(pid: int) -> list[str]:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return ""
+        return []
 
 
 class Scene:
@@ -60,7 +69,8 @@ class Scene:
         self._segment_bytes = segment_bytes
         self._environment = environment
         self._load_seed = load_seed
-        self._children: dict[str, int] = {}
+        # Whatever was seen running: pid and start time.
+        self._seen: set[tuple[int, str]] = set()
 
     def __enter__(self) -> Self:
         self.serve()
@@ -111,7 +121,7 @@ class Scene:
     def kill(self, name: str) -> None:
         """SIGKILL to one process, and waits until another has its place; the supervisor's is taken by `serve`."""
         pid = self.pid(name)
-        self._children |= self.server.children
+        self._see()
         os.kill(pid, signal.SIGKILL)
         if name == "supervisor":
             assert self.server.wait() == -signal.SIGKILL
@@ -122,7 +132,6 @@ class Scene:
     def crash(self) -> None:
         """SIGKILL to all of it, as when the machine goes."""
         self._end()
-        until(lambda: not any(map(process_state, self._children.values())), "all processes are gone")
 
     def replaced(self, name: str, pid: int) -> None:
         """Waits until another than `pid` has the name, and a line told of the end."""
@@ -136,15 +145,18 @@ class Scene:
         until(lambda: process_state(pid) == "T", f"{name} stands still")
         return pid
 
+    def _see(self) -> None:
+        self._seen |= {(pid, start_time(pid)) for pid in (self.server.process.pid, *self.server.children.values())}
+
     def _end(self) -> None:
-        """Nothing that was started here stays, whatever state it is in."""
-        self._children |= self.server.children
-        if self.server.process.poll() is None:
-            self.server.kill()
-        for name, pid in self._children.items():
-            with suppress(OSError):
-                if name.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    os.kill(pid, signal.SIGKILL)
+        """Nothing that was started here stays, whatever state it is in and whoever started it."""
+        self._see()
+        left = {pid for pid, since in self._seen if since and start_time(pid) == since}
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.server.wait()
+        until(lambda: not any(process_state(pid) not in ("", "Z") for pid in left), "all processes are gone")
 
 
 def assert_nothing_lost(data_dir: Path, history: History) -> None:

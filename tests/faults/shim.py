@@ -14,7 +14,7 @@ SOURCE = ROOT / "tests" / "journal" / "failing_disk.c"
 PLAN = struct.Struct("=iii32s220s")
 ERROR_AT, HITS_AT = 0, 8
 # Beside the errno values.
-SHORT, HANG = -1, -2
+SHORT, HANG, LIE = -1, -2, -3
 
 
 def build(folder: Path) -> Path:

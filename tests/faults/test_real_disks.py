@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 
 from tests.faults.scene import Scene, until
 from tests.faults.shim import HANG, SHORT, FailingDisk
+from tests.faults.small_fs import SmallDisk, missing
 from tests.serving import Client, order
 
+WHY_NOT_SMALL = missing()
 LOGS = "/shard-0000/0"
 
 
@@ -78,3 +81,22 @@ def test_sync_that_hangs_acknowledges_nothing_until_it_returns(tmp_path: Path, d
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         disk.heal()
         scene.progress()
+
+
+@pytest.mark.skipif(bool(WHY_NOT_SMALL), reason=WHY_NOT_SMALL)
+def test_full_file_system_refuses_until_it_grows_and_loses_nothing(tmp_path: Path) -> None:
+    with (
+        SmallDisk(tmp_path / "small", 1 << 20) as small,
+        Scene(small.path, "--workers", "1", segment_bytes=1 << 17) as scene,
+    ):
+        pid = scene.pid("worker 0")
+        refused = scene.history.failures
+        until(lambda: refused[grpc.StatusCode.RESOURCE_EXHAUSTED] >= 8, "every caller was refused")
+        free = os.statvfs(small.path)
+        assert free.f_bavail * free.f_frsize < 1 << 17, "there is room for another segment"
+        small.resize(1 << 26)
+        scene.progress()
+        assert scene.pid("worker 0") == pid
+        said = scene.server.stderr
+    assert "preallocation failed" in said
+    assert "preallocation works again" in said

@@ -1,7 +1,7 @@
 /* Preloaded into a process: a disk that fails on command. failing_disk(call, error, after) lets `after` more calls of
- * that kind pass and fails all that follow with `error`; error 0 heals it, error -1 makes one write short, error -2 makes
- * calls hang until it is healed. With EVEROPEN_FAILING_DISK the command lies in the file of that name, which all processes
- * share: then it can be given from outside, and counts what it met. */
+ * that kind pass and fails all that follow with `error`; 0 heals it, -1 makes one write short, -2 makes calls hang until
+ * it is healed, -3 makes syncs do nothing and succeed. With EVEROPEN_FAILING_DISK the command lies in the file of that
+ * name, which all processes share: then it can be given from outside, and counts what it met. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -13,7 +13,7 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-enum { SHORT = -1, HANG = -2 };
+enum { SHORT = -1, HANG = -2, LIE = -3 };
 
 /* tests/faults/shim.py packs the same. */
 struct plan {
@@ -78,7 +78,7 @@ static int sync_of(const char *name, int fd) {
     int (*real)(int) = (int (*)(int))dlsym(RTLD_NEXT, name);
     int error = failure(name, fd);
     if (error > 0) { errno = error; return -1; }
-    return real(fd);
+    return error == LIE ? 0 : real(fd);
 }
 int fdatasync(int fd) { return sync_of("fdatasync", fd); }
 int fsync(int fd) { return sync_of("fsync", fd); }
