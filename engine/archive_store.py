@@ -56,6 +56,7 @@ _LAST_UP_TO = """SELECT closed_sequence, order_sequence, shop_id, order_id, item
 _FIRST_BEHIND = """SELECT closed_sequence, order_sequence, shop_id, order_id, item, crc FROM orders
     WHERE (shop_id, order_id) > (?, ?)
     ORDER BY shop_id, order_id, order_sequence, closed_sequence LIMIT 1"""
+_HAS = "SELECT 1 FROM orders WHERE (shop_id, order_id, order_sequence) = (?, ?, ?) LIMIT 1"
 # With a bare column beside max(), SQLite takes the row that has the maximum.
 _NEWEST_UNTIL = """SELECT max(closed_sequence), order_sequence, shop_id, order_id, item, crc FROM orders
     WHERE closed_sequence <= ? GROUP BY shop_id, order_id, order_sequence"""
@@ -69,6 +70,10 @@ class Closed(NamedTuple):
     shop_id: str
     order_id: str
     item: bytes
+
+    @property
+    def place(self) -> str:
+        return f"shop {self.shop_id}, order {self.order_id}, closed at sequence {self.closed_sequence}"
 
 
 # What a shard gives is a plain tuple.
@@ -111,6 +116,17 @@ class _Store:
     def archived_through(self) -> int:
         with self._in_words():
             return self._through(self._connection.execute(_THROUGH).fetchone()[0])
+
+    def refuse_gap(self, evicted_through: int) -> int:
+        """Returns archived_through. Raises ArchiveDamaged if orders have left memory that were never archived here."""
+        through = self.archived_through
+        if through < evicted_through:
+            raise ArchiveDamaged(
+                str(self.path),
+                f"has what was closed up to sequence {through}, but what was closed up to {evicted_through} has"
+                " left memory: bring back the newest archive there is",
+            )
+        return through
 
     def close(self) -> None:
         self._connection.close()
@@ -174,7 +190,7 @@ class ArchiveReader(_Store):
         evicted_through: the closing sequence up to which orders have left memory.
         """
         self._refuse_if_replaced()
-        _refuse_gap(self.path, self.archived_through, evicted_through)
+        self.refuse_gap(evicted_through)
         key = shop_id, order_id
         # SQLite keeps no checksums, and a row whose key is damaged is not where it is looked for. But the search is led
         # astray by that very row, so it ends beside it: whoever proves the rows on both sides does not miss it.
@@ -185,6 +201,12 @@ class ArchiveReader(_Store):
         with self._in_words():
             row = self._connection.execute(statement, key).fetchone()
         return _checked(self.path, row) if row else None
+
+    def has(self, shop_id: str, order_id: str, order_sequence: int) -> bool:
+        """Whether any version of that order is here."""
+        with self._in_words():
+            key = shop_id, order_id, order_sequence
+            return self._connection.execute(_HAS, key).fetchone() is not None
 
     def iterate(self, until: int) -> Iterator[Closed]:
         """The newest version of each order that was closed at or before `until`, by shop and order id."""
@@ -254,8 +276,7 @@ class ArchiveStore(_Store):
         Raises ArchiveDamaged if orders that have left memory up to `evicted_through` are not all here.
         """
         with self._in_words(), self._transaction():
-            had = self._through(self._connection.execute(_THROUGH).fetchone()[0])
-            _refuse_gap(self.path, had, evicted_through)
+            had = self.refuse_gap(evicted_through)
             # By id, so that neighbours meet on one page.
             ordered = sorted(rows, key=itemgetter(2, 3))
             self._connection.executemany(_PUT, [(*row, _crc(*row)) for row in ordered])
@@ -267,7 +288,7 @@ class ArchiveStore(_Store):
     def remove_after(self, sequence: int, log_id: bytes) -> None:
         """What a log that was cut after `sequence`, and goes on as `log_id`, has not seen closed."""
         with self._in_words(), self._transaction():
-            through = self._through(self._connection.execute(_THROUGH).fetchone()[0])
+            through = self.archived_through
             self._connection.execute("DELETE FROM orders WHERE closed_sequence > ?", (sequence,))
             self._set(log_id=log_id, archived_through=min(through, sequence))
         self._log_id = log_id
@@ -300,15 +321,5 @@ def _checked(path: Path, row: tuple[int, int, str, str, bytes, int]) -> Closed:
         or type(closed.item) is not bytes
         or _crc(*closed) != row[5]
     ):
-        place = f"shop {closed.shop_id}, order {closed.order_id}, closed at sequence {closed.closed_sequence}"
-        raise ArchiveDamaged(str(path), f"the row of {place} is damaged")
+        raise ArchiveDamaged(str(path), f"the row of {closed.place} is damaged")
     return closed
-
-
-def _refuse_gap(path: Path, archived_through: int, evicted_through: int) -> None:
-    if archived_through < evicted_through:
-        raise ArchiveDamaged(
-            str(path),
-            f"has what was closed up to sequence {archived_through}, but what was closed up to {evicted_through} has"
-            " left memory: bring back the newest archive there is",
-        )

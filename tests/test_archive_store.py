@@ -90,7 +90,7 @@ def test_promise_moves_only_with_the_last_of_the_orders(store: ArchiveStore) -> 
 
 def test_batch_that_fails_leaves_nothing(store: ArchiveStore, reader: ArchiveReader) -> None:
     store.put_many([closed(1, "a")], 1)
-    with pytest.raises(ArchiveUnavailable, match="datatype mismatch|cannot store"):
+    with pytest.raises(ArchiveUnavailable, match=r"datatype mismatch|cannot store"):
         store.put_many([closed(2, "b"), ("none", 3, "shop", "c", b"")], 3)  # type: ignore[list-item]
     assert (store.archived_through, reader.count()) == (1, 1)
     assert store.put_many([closed(2, "b")], 2) == 2
