@@ -1,4 +1,4 @@
-"""Messages between the supervisor and a child: one JSON line in one packet, with the descriptors that belong to it.
+"""Messages between supervisor and child: one JSON line in one packet, with the descriptors that belong to it.
 
 The socket keeps packets apart, so a message and its descriptors arrive together or not at all, and several threads may
 send. docs/front.md lists the messages.
@@ -6,6 +6,7 @@ send. docs/front.md lists the messages.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -19,6 +20,8 @@ from engine.errors import EveropenError
 from engine.limits import CHANNEL_FDS_MAX, CHANNEL_MESSAGE_BYTES_MAX
 
 _INT = struct.Struct("i")
+# struct ucred of <sys/socket.h>
+_CREDENTIALS = struct.Struct("iII")
 
 
 class ChannelError(EveropenError):
@@ -42,6 +45,10 @@ class Channel:
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
+        # A child whose supervisor has died: nobody hears what it says, and the next one hears all of it in the hello.
+        self.orphaned = False
+        # What the supervisor calls this process.
+        self.name = ""
 
     @classmethod
     def pair(cls) -> tuple[Self, socket.socket]:
@@ -57,6 +64,17 @@ class Channel:
         end.setblocking(False)
         return cls(end)
 
+    @classmethod
+    def to(cls, path: str) -> Self | None:
+        """To the supervisor that listens at `path`; None if none does."""
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            end.connect(path)
+        except OSError:
+            end.close()
+            return None
+        return cls(end)
+
     def send(self, kind: str, fds: Sequence[int] = (), /, **fields: Any) -> None:
         """The descriptors are copied; they stay the caller's. Raises ChannelError."""
         line = orjson.dumps({"kind": kind, **fields}, option=orjson.OPT_APPEND_NEWLINE)
@@ -64,6 +82,35 @@ class Channel:
             socket.send_fds(self._socket, [line], list(fds))
         except OSError as error:
             raise ChannelError(f"{kind} could not be sent: {error.strerror}") from None
+
+    def say(self, kind: str, /, **fields: Any) -> None:
+        """A child's way to send: it outlives the one who listens, and hears of that where it receives."""
+        if not self.orphaned:
+            with contextlib.suppress(ChannelError):
+                self.send(kind, **fields)
+
+    def come_back(self, path: str, hello: dict[str, Any], fds: Sequence[int]) -> bool:
+        """Whether there was a supervisor at `path`, to which `hello` was said; this is the channel to it now."""
+        found = Channel.to(path)
+        if found is None:
+            return False
+        try:
+            found.send("hello", fds, **hello)
+        except ChannelError:
+            found.close()
+            return False
+        self._socket.close()
+        self._socket = found._socket
+        self.orphaned = False
+        return True
+
+    @property
+    def peer(self) -> tuple[int, int]:
+        """Process and user at the other end, as the kernel saw them when it connected."""
+        pid, uid, _ = _CREDENTIALS.unpack(
+            self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        return pid, uid
 
     def receive(self) -> Message | None:
         """None once the other side has ended. Raises BlockingIOError if there is nothing yet."""

@@ -1,25 +1,22 @@
-"""A child of the supervisor, seen from both sides: how it is started and watched, and how it knows whose it is."""
+"""A child of the supervisor, seen from both sides: how it is started and watched, and how it outlives a supervisor."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import structlog
 
 from engine.channel import Channel, ChannelError, Message
 from engine.exits import Exit
-from engine.limits import RESTART_RESET_S, RESTART_S_MAX, RESTART_S_MIN
-
-# From <linux/prctl.h>.
-PR_SET_PDEATHSIG = 1
+from engine.limits import ORPHAN_RETRY_S, RESTART_RESET_S, RESTART_S_MAX, RESTART_S_MIN
 
 log = structlog.get_logger()
 
@@ -44,57 +41,51 @@ class Backoff:
 
 
 class Child:
-    """A process of `python -m MODULE`: started again and again, each time with a new channel.
+    """One process, from its start or its adoption to its end. What becomes of it then is for its owner to say.
 
-    `heard` gets its messages, `ended` its exit code, negative for a signal; its last messages come first.
+    `heard` gets its messages, `ended` its exit code, negative for a signal and None if nobody can know it; its last
+    messages come first.
     """
 
     def __init__(
-        self,
-        name: str,
-        module: str,
-        inherited: Sequence[int],
-        heard: Callable[[Message], None],
-        ended: Callable[[int], None],
+        self, name: str, heard: Callable[[Any, Message], None], ended: Callable[[Any, int | None], None]
     ) -> None:
-        """inherited: descriptors that stay open in it, whatever it knows of them."""
         self.name = name
-        self.backoff = Backoff()
-        self.starts = 0
-        self._module = module
-        self._inherited = tuple(inherited)
+        # 0: there is no process, or no more.
+        self.pid = 0
+        # It was told something that it takes in before it is told more.
+        self.busy = False
         self._heard = heard
         self._ended = ended
+        # Kept as long as the process: what is forgotten is reaped by subprocess itself, and its exit code is lost.
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._pidfd = -1
 
     @property
     def alive(self) -> bool:
-        return self._process is not None
+        return self.pid != 0
 
-    @property
-    def pid(self) -> int:
-        """0: there is no process."""
-        return self._process.pid if self._process else 0
-
-    def start(self) -> None:
-        """Must be called on the main thread: the child ends with the thread that started it."""
+    def start(self, module: str, inherited: Sequence[int] = ()) -> None:
+        """`python -m MODULE`; `inherited` are descriptors that stay open in it, whatever it knows of them."""
         channel, other = Channel.pair()
-        fds = (other.fileno(), *self._inherited)
-        command = [sys.executable, "-m", self._module, "--channel", str(fds[0]), "--parent", str(os.getpid())]
+        fds = (other.fileno(), *inherited)
+        command = [sys.executable, "-m", module, "--channel", str(fds[0]), "--name", self.name]
         # Standard output is the supervisor's alone: programs wait for its line, and for its end.
         with other:
-            self._process = subprocess.Popen(
-                [*command, "--name", self.name], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=fds
-            )
-        self._channel = channel
-        self._pidfd = os.pidfd_open(self._process.pid)
-        self.starts += 1
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=fds)
+        self._process = process
+        self._watch(process.pid, os.pidfd_open(process.pid), channel)
+
+    def adopt(self, pid: int, pidfd: int, channel: Channel) -> None:
+        """A process that a former supervisor left, or this one before it replaced its own program."""
+        self._watch(pid, pidfd, channel)
+
+    def _watch(self, pid: int, pidfd: int, channel: Channel) -> None:
+        self.pid, self._pidfd, self._channel = pid, pidfd, channel
         loop = asyncio.get_running_loop()
-        self.backoff.began(loop.time())
         loop.add_reader(channel.fileno(), self._read)
-        loop.add_reader(self._pidfd, self._reap)
+        loop.add_reader(pidfd, self._reap)
 
     def send(self, kind: str, fds: Sequence[int] = (), /, **fields: Any) -> None:
         """A child that cannot be told anything is broken, and is killed. One that has ended is not told."""
@@ -106,8 +97,8 @@ class Child:
             self.signal(signal.SIGKILL)
 
     def signal(self, number: int) -> None:
-        if self._process is not None:
-            self._process.send_signal(number)
+        if self.alive:
+            signal.pidfd_send_signal(self._pidfd, number)
 
     def _read(self) -> None:
         """Everything that has come."""
@@ -120,24 +111,38 @@ class Child:
                 # It has closed its end, so it is ending; the exit is what counts.
                 asyncio.get_running_loop().remove_reader(self._channel.fileno())
                 return
-            self._heard(message)
+            self._heard(self, message)
 
     def _reap(self) -> None:
-        assert self._process is not None
         assert self._channel is not None
         self._read()
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._channel.fileno())
         loop.remove_reader(self._pidfd)
         self._channel.close()
+        code = exit_code(self._pidfd)
         os.close(self._pidfd)
-        code = self._process.wait()
+        if self._process is not None:
+            self._process.returncode = code
+        self.pid = 0
         self._process = self._channel = None
-        self._ended(code)
+        self._ended(self, code)
 
 
-def ended_by(code: int) -> str:
-    """An exit code as subprocess gives it."""
+def exit_code(pidfd: int) -> int | None:
+    """Of a process that has ended, as subprocess gives it; None if it is no child of this one."""
+    try:
+        found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+    except ChildProcessError:
+        return None
+    assert found is not None
+    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+
+def ended_by(code: int | None) -> str:
+    """An exit code in words."""
+    if code is None:
+        return "exit code not known"
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -150,32 +155,35 @@ def ended_by(code: int) -> str:
 
 
 def adopted() -> tuple[Channel, str]:
-    """The channel to the supervisor, and the name it gave. From here on this process ends when the supervisor does."""
+    """The channel to the supervisor, and the name it gave."""
     # The terminal's Ctrl-C reaches every process of the group; the supervisor says what follows from it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     arguments = argparse.ArgumentParser(description="Started by everopen serve, not by hand.")
     arguments.add_argument("--channel", type=int, required=True)
-    arguments.add_argument("--parent", type=int, required=True)
     arguments.add_argument("--name", required=True)
     given = arguments.parse_args()
-    end_with_parent(given.parent)
-    return Channel.inherited(given.channel), given.name
+    channel = Channel.inherited(given.channel)
+    channel.name = given.name
+    return channel, given.name
 
 
-def end_with_parent(parent: int) -> None:
-    """SIGKILL, since the log is made for that, and a drain without the supervisor could hang."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    # It may have died before that.
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
+# What a hello tells: all that a supervisor knows of this process, and the descriptors that are the supervisor's.
+State = tuple[dict[str, Any], list[int]]
 
 
-async def messages(channel: Channel) -> AsyncIterator[Message]:
-    """What the supervisor says. If it says no more it is gone, and this process ends like one that is killed."""
+async def messages(channel: Channel, state: Callable[[], State] = lambda: ({}, [])) -> AsyncIterator[Message]:
+    """What the supervisor says, and the one after it when it dies.
+
+    SIGTERM to this process alone it is told as `leaving`; without a supervisor `drain` and `close` follow from it here.
+    The first message tells where supervisors listen. Who was told nothing of that ends with the channel.
+    """
+    loop = asyncio.get_running_loop()
     readable = asyncio.Event()
-    asyncio.get_running_loop().add_reader(channel.fileno(), readable.set)
+    terminated = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, terminated.set)
+    leaving = loop.create_task(_leave(channel, terminated))
+    home: dict[str, str] | None = None
+    loop.add_reader(channel.fileno(), readable.set)
     while True:
         try:
             message = channel.receive()
@@ -183,9 +191,37 @@ async def messages(channel: Channel) -> AsyncIterator[Message]:
             readable.clear()
             await readable.wait()
             continue
-        if message is None:
+        if message is not None:
+            home = message.fields.pop("home", home)
+            yield message
+            continue
+        if home is None:
             os._exit(Exit.WRONG)
-        yield message
+        loop.remove_reader(channel.fileno())
+        channel.orphaned = True
+        log.warning("the supervisor is gone: this process goes on, and looks for the next one")
+        while not _comes_back(channel, home, state):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(terminated.wait(), ORPHAN_RETRY_S)
+                leaving.cancel()
+                yield Message("drain", {}, [])
+                yield Message("close", {}, [])
+                # Nothing is to be heard any more.
+                await asyncio.Event().wait()
+        loop.add_reader(channel.fileno(), readable.set)
+
+
+async def _leave(channel: Channel, terminated: asyncio.Event) -> None:
+    await terminated.wait()
+    log.info("signal", name=signal.SIGTERM.name)
+    channel.say("leaving")
+
+
+def _comes_back(channel: Channel, home: dict[str, str], state: Callable[[], State]) -> bool:
+    """Whether there is a supervisor, which has been told hello. Nothing can change between the state and the hello."""
+    fields, fds = state()
+    hello = {"name": channel.name, "fingerprint": home["fingerprint"]} | fields
+    return channel.come_back(home["path"], hello, fds)
 
 
 def run_to_the_end(work: Coroutine[Any, Any, None], run: Callable[..., None] = asyncio.run) -> NoReturn:

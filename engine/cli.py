@@ -33,6 +33,7 @@ app = typer.Typer(
 journal = typer.Typer(help="Look into a log.", no_args_is_help=True)
 app.add_typer(journal, name="journal")
 
+FOLLOWERS_DEFAULT = 0
 DataDir = Annotated[Path, typer.Option("--data-dir", help="The data directory.", file_okay=False)]
 
 
@@ -59,6 +60,7 @@ def _in_words() -> Iterator[None]:
 
 @app.command()
 def serve(
+    context: typer.Context,
     data_dir: DataDir,
     listen: Annotated[
         list[str] | None,
@@ -83,10 +85,25 @@ def serve(
     expect_orders: Annotated[
         int, typer.Option(help="Take memory for so many open orders of each shard at the start.", min=0)
     ] = 0,
+    followers: Annotated[
+        int, typer.Option(help="Processes that stand by for each worker with a shard, to take over: 0 or 1.", min=0)
+    ] = FOLLOWERS_DEFAULT,
+    snapshot_bytes: Annotated[
+        int, typer.Option(help="A snapshot is taken after so many bytes of log.", min=4096)
+    ] = 1024**3,
+    snapshot_s: Annotated[
+        int, typer.Option("--snapshot-s", help="Or after so many seconds, if anything was logged.", min=1)
+    ] = 900,
     segment_bytes: Annotated[
         int | None,
         typer.Option(help="Size of a log segment, in bytes; below 16 MiB for tests only.", hidden=True),
     ] = None,
+    heartbeat_ms: Annotated[
+        int | None, typer.Option("--heartbeat-ms", help="A worker without heartbeat is killed.", hidden=True, min=1)
+    ] = None,
+    until_stdin_ends: Annotated[
+        bool, typer.Option("--until-stdin-ends", help="Go down when whoever started it is gone.", hidden=True)
+    ] = False,
     front_setting: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="See engine/front_settings.py.", hidden=True)
     ] = None,
@@ -97,7 +114,7 @@ def serve(
 
     configure(process="supervisor")
     from engine import front_settings
-    from engine.limits import LIMITS
+    from engine.limits import FOLLOWERS_MAX, HEARTBEAT_MS_DEFAULT, LIMITS
     from engine.supervisor import Settings
     from engine.supervisor import serve as serve_until_signal
 
@@ -108,6 +125,8 @@ def serve(
         count = LIMITS["WORKERS_MAX"]
     if shards is not None and shards > LIMITS["SHARDS_MAX"]:
         raise typer.BadParameter(f"at most {LIMITS['SHARDS_MAX']} are possible", param_hint="--shards")
+    if followers > FOLLOWERS_MAX:
+        raise typer.BadParameter(f"a worker has at most {FOLLOWERS_MAX} follower", param_hint="--followers")
     try:
         front = front_settings.parse_overrides(front_setting or [])
     except ValueError as error:
@@ -115,9 +134,46 @@ def serve(
     if max_connection_age:
         front["connection_age_ms"] = 1_000 * max_connection_age
     with _in_words():
-        settings = Settings(data_dir, addresses, count, shards, front, segment_bytes, expect_orders)
+        settings = Settings(
+            data_dir,
+            addresses,
+            count,
+            shards,
+            front,
+            segment_bytes,
+            expect_orders,
+            followers=followers,
+            snapshot_bytes=snapshot_bytes,
+            snapshot_s=snapshot_s,
+            heartbeat_ms=heartbeat_ms or HEARTBEAT_MS_DEFAULT,
+            fingerprint=_fingerprint(context.params),
+            until_stdin_ends=until_stdin_ends,
+        )
         code = serve_until_signal(settings)
     raise typer.Exit(code)
+
+
+def _fingerprint(parameters: dict[str, object]) -> str:
+    """Of what was asked for; what was not asked for is left out, so that options may be added later."""
+    import hashlib
+
+    asked = {name: value for name, value in parameters.items() if name != "data_dir" and value not in (None, False, [])}
+    return hashlib.blake2b(repr(sorted(asked.items())).encode(), digest_size=16).hexdigest()
+
+
+@app.command()
+def upgrade(data_dir: DataDir) -> None:
+    """Replace every process of a running engine by the program as it is installed now; no call fails."""
+    with _in_words():
+        from engine.upgrade import UpgradeError
+        from engine.upgrade import run as run_upgrade
+
+        try:
+            for line in run_upgrade(data_dir):
+                print(f"upgrade: {line}", flush=True)
+        except UpgradeError as error:
+            _fail(Exit.WRONG, f"upgrade: {error}")
+        print("upgrade: all processes are replaced", flush=True)
 
 
 def _addresses(texts: list[str], insecure: bool) -> tuple[Address | UnixAddress, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -155,18 +154,17 @@ SERVICES = (
 
 async def work(channel: Channel) -> None:
     """Until the supervisor says `close`."""
-    heard = messages(channel)
+    heard = messages(channel, lambda: ({"path": start["path"]}, []))
     start = await anext(heard)
     cluster = Cluster(Board(start.fds[0], len(start["workers"])), start.fields)
     server = make_server(cluster, start["path"])
     await server.start()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, channel.send, "leaving")
-    channel.send("listening")
+    channel.say("listening")
     async for message in heard:
         match message.kind:
             case "cluster":
                 cluster.update(message.fields)
-                channel.send("seen")
+                channel.say("seen")
             case "drain":
                 cluster.end_watches()
                 stopping = asyncio.create_task(server.stop(GRACE_S))

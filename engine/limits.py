@@ -32,6 +32,9 @@ WATCH_S: Final = 0.1
 HEARTBEAT_MS_DEFAULT: Final = 1_000
 # A worker that is to give its shards away, and does not, is killed.
 HAND_OVER_S_MAX: Final = 10.0
+# In an upgrade a new process gets this long to start; a follower, which has a log to read, and a successor that one.
+UPGRADE_START_S_MAX: Final = 30.0
+SUCCESSOR_S_MAX: Final = 600.0
 FOLLOWERS_MAX: Final = 1
 SNAPSHOT_BYTES_DEFAULT: Final = 1024**3
 SNAPSHOT_S_DEFAULT: Final = 900

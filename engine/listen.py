@@ -81,6 +81,14 @@ def _parse_unix(path: str) -> UnixAddress:
 
 
 @dataclass
+class Inherited:
+    """Sockets of an engine that goes on: in the order of the addresses, the direct ones by worker."""
+
+    shared: list[socket.socket] = field(default_factory=list)
+    direct: dict[int, list[socket.socket]] = field(default_factory=dict)
+
+
+@dataclass
 class Listeners:
     """Every socket that an engine listens on: the shared ones, and for each worker one beside each of them."""
 
@@ -92,17 +100,21 @@ class Listeners:
     # Path and inode of each socket file that was made here.
     _files: list[tuple[str, int]] = field(default_factory=list)
 
-    def open(self, addresses: Sequence[Address | UnixAddress], workers: int) -> None:
-        """Raises ListenError; what was opened until then is to be closed."""
-        for address in addresses:
-            listener, bound = self._listen(address)
+    def open(
+        self, addresses: Sequence[Address | UnixAddress], workers: int, inherited: Inherited | None = None
+    ) -> None:
+        """Those that are inherited are not made. Raises ListenError; what was opened until then is to be closed."""
+        found = inherited or Inherited()
+        for index, address in enumerate(addresses):
+            listener, bound = self._listen(address, found.shared[index] if found.shared else None)
             self.shared.append(listener)
             self.addresses.append(bound)
         for worker in range(workers):
             self.direct.append([])
             self.direct_addresses.append([])
-            for address in addresses:
-                listener, bound = self._listen(_direct(address, worker))
+            own = found.direct.get(worker)
+            for index, address in enumerate(addresses):
+                listener, bound = self._listen(_direct(address, worker), own[index] if own else None)
                 self.direct[worker].append(listener)
                 self.direct_addresses[worker].append(bound)
 
@@ -117,12 +129,13 @@ class Listeners:
         for listener in (*self.shared, *(listener for listeners in self.direct for listener in listeners)):
             listener.close()
 
-    def _listen(self, address: Address | UnixAddress) -> tuple[socket.socket, str]:
+    def _listen(self, address: Address | UnixAddress, inherited: socket.socket | None) -> tuple[socket.socket, str]:
         if isinstance(address, UnixAddress):
-            listener = _listen_unix(address)
-            self._files.append((address.path, os.lstat(address.path).st_ino))
+            listener = inherited or _listen_unix(address)
+            with contextlib.suppress(FileNotFoundError):
+                self._files.append((address.path, os.lstat(address.path).st_ino))
             return listener, str(address)
-        listener = _listen_tcp(address)
+        listener = inherited or _listen_tcp(address)
         return listener, str(Address(address.host, listener.getsockname()[1]))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -48,12 +50,16 @@ class LocalEngine:
         self.data_dir = data_dir
         self.log_path = log_path or data_dir.with_name(f"{data_dir.name}.stderr.log")
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        command = [*everopen_command(), "serve", "--data-dir", str(data_dir), "--listen", listen]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [*everopen_command(), "serve", "--data-dir", str(data_dir), "--listen", listen, *arguments],
-                stdin=subprocess.DEVNULL,
+                [*command, "--until-stdin-ends", *arguments],
+                # Kept open for as long as this process lives, whatever becomes of the thread that is here now.
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                # So that all of it can be killed at once: a supervisor that is killed alone leaves its children.
+                start_new_session=True,
             )
         self.address = self._wait_until_ready()
 
@@ -96,14 +102,16 @@ class LocalEngine:
             raise LocalEngineError(f"the engine ended with code {code}:\n{self.last_words()}")
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would."""
-        self._process.kill()
+        """SIGKILL to all of its processes, as a crash would."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._close()
 
     def _close(self) -> None:
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        for end in (self._process.stdin, self._process.stdout):
+            if end is not None:
+                end.close()
 
     def last_words(self) -> str:
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-10:])

@@ -6,12 +6,20 @@ import sys
 
 import structlog
 
+_names: dict[str, str | int] = {}
+
+
+def name(**names: str | int) -> None:
+    """names: stand in every line from now on, as which process it is that speaks."""
+    _names.update(names)
+
 
 def configure(**names: str | int) -> None:
-    """names: stand in every line, as which process it is that speaks."""
+    """names: as of name()."""
+    name(**names)
 
     def add_names(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        event.update(names)
+        event.update(_names)
         return event
 
     renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()

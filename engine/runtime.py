@@ -1,10 +1,10 @@
-"""What the processes of one engine share while they run: the locks that keep two engines apart, and a private socket.
+"""What the processes of one engine share while they run: the locks that keep two engines apart, and a private folder.
 
 DIR/lock             held by the supervisor, with its pid
-DIR/lock.children    held by every child, so that the next engine can wait for those of one that was killed
+DIR/lock.children    held by every child, and names them: {pid, start_time, name} of each, as one line of JSON
 
-The socket of the control server is not there: the path of a data directory may be longer than a socket's may be, and
-who copies a data directory after a crash should meet nothing but files.
+The sockets are not there: the path of a data directory may be longer than a socket's may be, and who copies a data
+directory after a crash should meet nothing but files.
 """
 
 from __future__ import annotations
@@ -12,50 +12,109 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shutil
+import socket
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+import orjson
 
 from engine.errors import JournalLocked
 from engine.limits import PREDECESSOR_S_MAX
 
 LOCK = "lock"
 CHILDREN_LOCK = "lock.children"
+SUPERVISOR_SOCKET = "supervisor.sock"
+ARCHIVE_SOCKET = "archive.sock"
+# Two, since a new control server listens before the old one stops.
+CONTROL_SOCKETS = ("control.sock", "control-2.sock")
+# The descriptor of the lock, for a supervisor that replaces its own program.
+LOCK_VARIABLE = "EVEROPEN_LOCK_FD"
 POLL_S = 0.01
+
+
+class Process(NamedTuple):
+    """A pid alone may be somebody else's by now."""
+
+    pid: int
+    # As in /proc/PID/stat: clock ticks since boot.
+    start_time: int
+    name: str
+
+
+def start_time(pid: int) -> int:
+    """0: there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(text.rpartition(")")[2].split()[19])
 
 
 @contextmanager
 def exclusive(data_dir: Path) -> Iterator[int]:
-    """Raises JournalLocked if another engine has the data directory. Gives the descriptor that children must inherit.
-
-    A supervisor that was killed takes its children along, but not in the same instant: they are waited for.
-    """
-    own = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    """Gives the descriptor that holds the lock. Raises JournalLocked if another supervisor has the data directory."""
+    inherited = os.environ.pop(LOCK_VARIABLE, None)
+    if inherited is None:
+        own = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    else:
+        own = int(inherited)
+        os.set_inheritable(own, False)
     try:
         if not _try_lock(own):
             raise JournalLocked(str(data_dir), _pid(os.pread(own, 32, 0)))
         os.ftruncate(own, 0)
         os.pwrite(own, f"{os.getpid()}\n".encode(), 0)
-        children = os.open(data_dir / CHILDREN_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            _wait_for_lock(children, data_dir)
-            yield children
-        finally:
-            os.close(children)
+        yield own
     finally:
         os.close(own)
 
 
-def _wait_for_lock(fd: int, data_dir: Path) -> None:
-    until = time.monotonic() + PREDECESSOR_S_MAX
-    while not _try_lock(fd):
-        if time.monotonic() > until:
-            raise JournalLocked(str(data_dir), None)
-        time.sleep(POLL_S)
+class Children:
+    """`lock.children`, as its supervisor has it open. Children inherit the descriptor, and with it the lock."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self.fd = os.open(data_dir / CHILDREN_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def living(self) -> list[Process]:
+        """Those named by the last supervisor that still are who they were."""
+        return [process for process in named(self._data_dir) if start_time(process.pid) == process.start_time]
+
+    def wait_for_all(self) -> None:
+        """Until no child of any former supervisor is left. Raises JournalLocked if that takes too long."""
+        until = time.monotonic() + PREDECESSOR_S_MAX
+        while not _try_lock(self.fd):
+            if time.monotonic() > until:
+                raise JournalLocked(str(self._data_dir), None)
+            time.sleep(POLL_S)
+
+    def hold(self) -> None:
+        """For this supervisor and its children, beside those that it has adopted."""
+        fcntl.flock(self.fd, fcntl.LOCK_SH)
+
+    def name(self, processes: Iterable[Process]) -> None:
+        """One write, so that who reads at any time finds one whole line."""
+        line = orjson.dumps([process._asdict() for process in processes], option=orjson.OPT_APPEND_NEWLINE)
+        os.pwrite(self.fd, line, 0)
+        os.ftruncate(self.fd, len(line))
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def named(data_dir: Path) -> list[Process]:
+    """The children that a data directory names. They may be gone."""
+    try:
+        line = (data_dir / CHILDREN_LOCK).read_bytes().partition(b"\n")[0]
+        return [Process(**entry) for entry in orjson.loads(line)]
+    except (OSError, ValueError, TypeError):
+        # Nobody was ever named there, or the machine died in the middle of the write, and with it all who could be.
+        return []
 
 
 def _try_lock(fd: int) -> bool:
@@ -73,28 +132,35 @@ def _pid(text: bytes) -> int | None:
         return None
 
 
-@contextmanager
-def control_socket(data_dir: Path) -> Iterator[str]:
-    """Where the control server is to listen, in a folder that only its owner may enter.
-
-    Its name follows from the data directory, so that the next engine finds and removes what a killed one left.
-    """
+def folder_of(data_dir: Path) -> Path:
+    """Where the sockets are. The name follows from the data directory, so that a later process finds them."""
     name = hashlib.blake2b(os.fsencode(data_dir.resolve()), digest_size=8).hexdigest()
-    folder = Path(tempfile.gettempdir()) / f"everopen-{os.getuid()}-{name}"
+    return Path(tempfile.gettempdir()) / f"everopen-{os.getuid()}-{name}"
+
+
+def private_folder(data_dir: Path) -> Path:
+    """One that only its owner may enter, made if it is not there."""
+    folder = folder_of(data_dir)
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
         if not _is_private(folder):
+            # Nobody finds this one: then children that outlive their supervisor are replaced, not adopted.
             folder = Path(tempfile.mkdtemp(prefix="everopen-"))
-    path = folder / "control.sock"
-    path.unlink(missing_ok=True)
-    try:
-        yield str(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 def _is_private(folder: Path) -> bool:
     """Anybody may have made a folder of that name where all may write."""
     found = folder.lstat()
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+
+
+def supervisor_socket(folder: Path) -> socket.socket:
+    """Where orphans say hello, and `everopen upgrade` says what it wants."""
+    path = folder / SUPERVISOR_SOCKET
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    listener.bind(str(path))
+    listener.listen()
+    return listener

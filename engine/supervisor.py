@@ -1,38 +1,53 @@
-"""`everopen serve`: owns the listening sockets, starts the workers and the control server, watches and replaces them.
+"""`everopen serve`: owns the listening sockets, starts the processes, watches and replaces them.
 
 It is not on the way of an order, and imports no grpc. Everything happens on one thread, in callbacks of the loop: a
 child has said something, a child has ended, a signal came, a time is over. Each changes what is known and then calls
-`_go_on`, which looks whether the next phase is due.
+`_go_on`, which looks whether the next phase is due. What follows for one worker is decided in engine/place.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from enum import IntEnum
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from engine import datadir, runtime
-from engine._core import board_create, ring_create
+from engine import adoption, datadir, runtime
+from engine._core import Board, board_create
+from engine.adoption import Orphan
 from engine.channel import Message
-from engine.child import Child, ended_by
+from engine.child import Child
 from engine.exits import Exit
-from engine.limits import CLOSE_S_MAX, DRAIN_S_MAX
+from engine.limits import (
+    CLOSE_S_MAX,
+    DRAIN_S_MAX,
+    HEARTBEAT_MS_DEFAULT,
+    SNAPSHOT_BYTES_DEFAULT,
+    SNAPSHOT_S_DEFAULT,
+    WATCH_S,
+)
+from engine.links import Links
 from engine.listen import Address, Listeners, UnixAddress
-from engine.partition_map import PartitionMap, ShardState, WorkerState, hosted_by, linked_pairs
+from engine.partition_map import PartitionMap, WorkerState, hosted_by
+from engine.place import Member, Place, Recovered
+from engine.post import Post
+from engine.upgrade import Caller, Upgrade
 
 log = structlog.get_logger()
+
+# What run() returns when the program is to be replaced: no exit code.
+EXEC = -1
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,15 @@ class Settings:
     segment_bytes: int | None = None
     # One-line orders of each shard whose memory is asked for at the start, so that the peak pays no page faults.
     expect_orders: int = 0
+    # Of each shard.
+    followers: int = 0
+    snapshot_bytes: int = SNAPSHOT_BYTES_DEFAULT
+    snapshot_s: int = SNAPSHOT_S_DEFAULT
+    heartbeat_ms: int = HEARTBEAT_MS_DEFAULT
+    # Of what the user asked for: only children that were started so are adopted.
+    fingerprint: str = ""
+    # The end of standard input means what SIGTERM does.
+    until_stdin_ends: bool = False
 
 
 class Phase(IntEnum):
@@ -56,37 +80,56 @@ class Phase(IntEnum):
     DRAINING = 3
     # Nobody waits for anybody any more: logs are sealed.
     CLOSING = 4
-    # Only the control server is left.
+    # Only those are left that serve the workers.
     ENDING = 5
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """A shard, as it was when its worker had opened it."""
-
-    log_id: str
-    sequence: int
-    seconds: float
 
 
 def serve(settings: Settings) -> int:
     """Serves until a signal; returns the exit code. Raises EveropenError for what keeps it from starting."""
     with ExitStack() as stack:
         directories = datadir.create_or_open(settings.data_dir, settings.shards)
-        children_lock = stack.enter_context(runtime.exclusive(settings.data_dir))
-        datadir.refuse_if_locked(directories)
+        lock = stack.enter_context(runtime.exclusive(settings.data_dir))
+        folder = runtime.private_folder(settings.data_dir)
+        meeting = stack.enter_context(closing(runtime.supervisor_socket(folder)))
+        children = stack.enter_context(closing(runtime.Children(settings.data_dir)))
+        orphans = adoption.gather(children, meeting, settings.fingerprint)
+        if not orphans:
+            children.wait_for_all()
+            datadir.refuse_if_locked(directories)
+        children.hold()
         listeners = Listeners()
         stack.callback(listeners.close)
-        listeners.open(settings.listen, settings.workers)
+        listeners.open(settings.listen, settings.workers, adoption.listening(orphans))
         for address in settings.listen:
             if not address.is_loopback:
                 log.warning("serving in plaintext to other machines", address=str(address))
-        control = stack.enter_context(runtime.control_socket(settings.data_dir))
-        board = board_create(settings.workers)
+        board = adoption.board(orphans)
+        if board is None:
+            board = board_create(settings.workers)
         stack.callback(os.close, board)
         # A terminal that goes away is no reason to stop. Children inherit that.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        return asyncio.run(Supervisor(settings, directories, listeners, board, control, children_lock).run())
+        supervisor = Supervisor(settings, directories, listeners, board, folder, meeting, children)
+        code = asyncio.run(supervisor.run(orphans))
+        if code == EXEC:
+            _replace_program(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+        return code
+
+
+def _replace_program(lock: int) -> None:
+    """The same process goes on with the program as it is on the disk now. All that it has open is closed, but the lock.
+
+    A signal that comes meanwhile waits until there is somebody to hear it.
+    """
+    sys.stdout.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    os.set_inheritable(lock, True)
+    os.environ[runtime.LOCK_VARIABLE] = str(lock)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
+
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 class Supervisor:
@@ -98,201 +141,274 @@ class Supervisor:
         directories: list[Path],
         listeners: Listeners,
         board: int,
-        control_path: str,
-        children_lock: int,
+        folder: Path,
+        meeting: socket.socket,
+        children: runtime.Children,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._directories = directories
         self._listeners = listeners
         self._board = board
-        self._control_path = control_path
+        self._slots = Board(board, settings.workers)
+        self._folder = folder
+        self._meeting = meeting
+        self._children = children
         self._phase = Phase.STARTING
         self._code: int = Exit.OK
         self._done: asyncio.Future[int]
         count, shards = settings.workers, len(directories)
-        self._map = PartitionMap.of(listeners.direct_addresses, shards, time.time_ns() // 1_000_000)
+        self.map = PartitionMap.of(listeners.direct_addresses, shards, time.time_ns() // 1_000_000)
         self._told_version = 0
-        # It is told one thing at a time, so that its channel never fills.
-        self._control_listens = False
-        self._pairs = linked_pairs(count, shards)
-        self._workers = [
-            Child(
-                f"worker {number}",
-                "engine.worker",
-                [children_lock],
-                partial(self._worker_said, number),
-                partial(self._worker_ended, number),
-            )
-            for number in range(count)
-        ]
-        self._control = Child(
-            "control server", "engine.control", [children_lock], self._control_said, self._control_ended
-        )
-        self._listening: set[Child] = set()
-        self._drained: set[int] = set()
-        self._recovered: dict[int, Recovered] = {}
-        # Pairs whose link has not been taken by both ends, with the serial of the newest one and the ends that took it.
-        self._serial = 0
-        self._links: dict[tuple[int, int], tuple[int, set[int]]] = {}
-        # For those who wait for a child's end.
-        self._ended = asyncio.Event()
+        self._links = Links(count, shards)
+        self.places: list[Place] = []
+        for number in range(count):
+            hosted = hosted_by(number, count, shards)
+            self.places.append(Place(self, number, hosted, followed=bool(hosted) and settings.followers > 0))
+        paths = [str(folder / name) for name in runtime.CONTROL_SOCKETS]
+        self.control = Post(self, "control server", "engine.control", paths, self._begin_control, self._control_said)
+        self.posts = [self.control]
+        self.upgrade: Upgrade | None = None
+        self._looked_s = 0.0
+        # For those who wait for anything to happen.
+        self._changed = asyncio.Event()
 
-    async def run(self) -> int:
+    # What the places and posts ask for.
+
+    @property
+    def starting(self) -> bool:
+        return self._phase == Phase.STARTING
+
+    @property
+    def ending(self) -> bool:
+        return self._phase > Phase.SERVING
+
+    @property
+    def now_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def spawn(self, place: Place, name: str) -> Member:
+        member = self._member_of(place, name)
+        member.start("engine.worker", [self._children.fd])
+        return member
+
+    def _member_of(self, place: Place, name: str) -> Member:
+        def heard(member: Member, message: Message) -> None:
+            if message.kind == "linked":
+                if member is place.leader:
+                    self._links.taken(place.number, message["worker"], message["serial"])
+            else:
+                place.heard(member, message)
+            self.go_on()
+
+        def ended(member: Member, code: int | None) -> None:
+            if member is place.leader:
+                self._links.forget(place.number)
+            place.ended(member, code)
+            self.go_on()
+
+        return Member(name, heard, ended)
+
+    def begin(self, place: Place, member: Member, kind: str) -> None:
+        shared, direct = self._listeners.shared, self._listeners.direct[place.number]
+        fields = self.follow_fields() if kind == "follow" else {}
+        member.send(
+            kind,
+            [self._board, *(listener.fileno() for listener in (*shared, *direct))],
+            worker=place.number,
+            workers=len(self.places),
+            shards=len(self._directories),
+            directories=[str(directory) for directory in self._directories],
+            relay=self.control.path,
+            settings=self.settings.front,
+            segment_bytes=self.settings.segment_bytes,
+            expect_orders=self.settings.expect_orders,
+            shared_listeners=len(shared),
+            home=self.home,
+            **fields,
+        )
+        self.go_on()
+
+    def follow_fields(self) -> dict[str, Any]:
+        return {"snapshot_bytes": self.settings.snapshot_bytes, "snapshot_s": self.settings.snapshot_s}
+
+    @property
+    def home(self) -> dict[str, str]:
+        """Where children find the next supervisor, and by what it knows them."""
+        return {"path": str(self._folder / runtime.SUPERVISOR_SOCKET), "fingerprint": self.settings.fingerprint}
+
+    def link(self, number: int) -> None:
+        for pair in self._links.pairs:
+            if number in pair:
+                self._link(*pair)
+
+    def _link(self, first: int, second: int) -> None:
+        ends = [(number, self.places[number].leader) for number in (first, second)]
+        [(_, one), (_, other)] = ends
+        if one is None or other is None:
+            return
+        try:
+            self._links.make((first, one), (second, other))
+        except OSError as error:
+            # No descriptors or no memory, perhaps for a while only.
+            log.error(f"{one.name} and {other.name} cannot be linked", error=str(error))
+            other.signal(signal.SIGKILL)
+
+    def link_successor(self, number: int, old: Member, new: Member) -> None:
+        try:
+            self._links.make((number, old), (number, new))
+        except OSError as error:
+            log.error(f"{old.name} and its successor cannot be linked", error=str(error))
+            old.signal(signal.SIGKILL)
+
+    def later(self, seconds: float, then: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_later(seconds, then)
+
+    def members_changed(self) -> None:
+        """Written before a new child is told anything: one that was never told where supervisors listen ends alone."""
+        alive = [child for child in self._everybody() if child.alive]
+        self._children.name(runtime.Process(child.pid, runtime.start_time(child.pid), child.name) for child in alive)
+
+    def inherited(self) -> Sequence[int]:
+        return [self._children.fd]
+
+    def _everybody(self) -> list[Child]:
+        members: list[Child] = [member for place in self.places for member in place.members]
+        return members + [child for post in self.posts for child in (post.child, post.former) if child is not None]
+
+    # Running.
+
+    async def run(self, orphans: list[Orphan]) -> int:
         loop = asyncio.get_running_loop()
         self._done = loop.create_future()
         loop.set_exception_handler(self._failed)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOPPING:
             loop.add_signal_handler(number, self._signalled, number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+        if self.settings.until_stdin_ends:
+            loop.add_reader(sys.stdin.fileno(), self._stdin_ended)
+        loop.add_reader(self._meeting.fileno(), self._called)
+        code = None
         try:
-            for worker in range(len(self._workers)):
-                self._start_worker(worker)
-            self._start_control()
-            return await self._done
+            self._adopt(orphans)
+            for place in self.places:
+                place.start()
+            self.control.start()
+            self._looked_s = loop.time()
+            loop.call_later(WATCH_S, self._watch)
+            self.go_on()
+            code = await self._done
+            return code
         finally:
-            await self._kill_all()
+            if code != EXEC:
+                await self._kill_all()
 
-    # Starting.
+    def _adopt(self, orphans: list[Orphan]) -> None:
+        taken: dict[int, dict[int, int]] = {}
+        for orphan in orphans:
+            state = orphan.state
+            if "worker" in state and state["worker"] < len(self.places):
+                place = self.places[state["worker"]]
+                member = self._member_of(place, orphan.name)
+                place.adopt(member, state)
+                if member is place.leader:
+                    taken[place.number] = {int(peer): serial for peer, serial in state["links"].items()}
+                child: Child = member
+            else:
+                [post] = [post for post in self.posts if post.name == orphan.name]
+                child = post.adopt(state["path"])
+            child.adopt(orphan.pid, orphan.pidfd, orphan.channel)
+            orphan.close_fds()
+            log.info("adopted", child=child.name, pid=child.pid)
+        self.members_changed()
+        for place in self.places:
+            place.adopted()
+        self.moved(self.control)
+        for pair in self._links.remember(taken):
+            self._link(*pair)
 
-    def _start_worker(self, number: int) -> None:
-        if self._phase > Phase.SERVING:
-            return
-        child = self._workers[number]
-        child.start()
-        self._drained.discard(number)
-        self._map.worker_is(number, WorkerState.STARTING)
-        for shard in hosted_by(number, len(self._workers), len(self._directories)):
-            self._map.shard_is(shard, ShardState.RECOVERING)
-        shared, direct = self._listeners.shared, self._listeners.direct[number]
-        child.send(
-            "start",
-            [self._board, *(listener.fileno() for listener in (*shared, *direct))],
-            worker=number,
-            workers=len(self._workers),
-            shards=len(self._directories),
-            directories=[str(directory) for directory in self._directories],
-            relay=self._control_path,
-            settings=self._settings.front,
-            segment_bytes=self._settings.segment_bytes,
-            expect_orders=self._settings.expect_orders,
-            shared_listeners=len(shared),
-        )
-        try:
-            for pair in self._pairs:
-                if number in pair and all(self._workers[end].alive for end in pair):
-                    self._link(*pair)
-        except OSError as error:
-            # No descriptors or no memory, perhaps for a while only.
-            log.error(f"{child.name} cannot be linked", error=str(error))
-            child.signal(signal.SIGKILL)
-        self._go_on()
+    def moved(self, post: Post) -> None:
+        """It listens somewhere else now."""
+        if post is self.control:
+            for place in self.places:
+                for member in place.members:
+                    member.send("relay", path=post.path)
 
-    def _link(self, first: int, second: int) -> None:
-        """A new link. The ends are the workers' alone: when one dies, the other sees it at once."""
-        self._serial += 1
-        self._links[first, second] = (self._serial, set())
-        with ExitStack() as stack:
-            alive = [stack.enter_context(end) for end in socket.socketpair()]
-            to_first, to_second = ring_create(), ring_create()
-            wake_first, wake_second = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(2))
-            for fd in (to_first, to_second, wake_first, wake_second):
-                stack.callback(os.close, fd)
-            fds = [alive[0].fileno(), to_first, to_second, wake_first, wake_second]
-            self._workers[first].send("link", fds, worker=second, serial=self._serial)
-            fds = [alive[1].fileno(), to_second, to_first, wake_second, wake_first]
-            self._workers[second].send("link", fds, worker=first, serial=self._serial)
+    def _begin_control(self, child: Child) -> None:
+        # It is told one thing at a time, so that its channel never fills.
+        child.busy = True
+        child.send("start", [self._board], path=self.control.path, home=self.home, **self._cluster())
+        self._told_version = self.map.version
 
-    def _start_control(self) -> None:
-        if self._phase > Phase.SERVING:
-            return
-        self._control.start()
-        self._control.send("start", [self._board], path=self._control_path, **self._cluster())
-        self._told_version = self._map.version
-
-    # What the children say.
-
-    def _worker_said(self, number: int, message: Message) -> None:
-        child = self._workers[number]
-        match message.kind:
-            case "listening":
-                self._listening.add(child)
-                self._map.worker_is(number, WorkerState.SERVING)
-            case "linked":
-                pair = (min(number, message["worker"]), max(number, message["worker"]))
-                serial, ends = self._links.get(pair, (0, set()))
-                if serial == message["serial"]:
-                    ends.add(number)
-                    if len(ends) == 2:
-                        del self._links[pair]
-            case "recovered":
-                shard = message["shard"]
-                self._recovered[shard] = Recovered(message["log_id"], message["sequence"], message["seconds"])
-                self._map.shard_is(shard, ShardState.SERVING, message["log_id"])
-                log.info("recovered", **message.fields)
-            case "leaving":
-                if self._phase <= Phase.SERVING:
-                    self._drain_worker(number)
-            case "drained":
-                self._drained.add(number)
-                if self._phase <= Phase.SERVING:
-                    child.send("close")
-            case "failed":
-                self._give_up(message["code"], message["message"])
-            case _:
-                raise AssertionError(f"{child.name} said {message.kind}")
-        self._go_on()
-
-    def _control_said(self, message: Message) -> None:
+    def _control_said(self, child: Child, message: Message) -> None:
         if message.kind == "leaving":
-            if self._phase <= Phase.SERVING:
-                self._control.send("drain")
-                self._control.send("close")
+            if not self.ending:
+                child.send("drain")
+                child.send("close")
         else:
             # `listening`, `seen`: it has taken in what it was told last.
-            self._listening.add(self._control)
-            self._control_listens = True
-        self._go_on()
-
-    # Children that ended.
-
-    def _worker_ended(self, number: int, code: int) -> None:
-        self._listening.discard(self._workers[number])
-        self._map.worker_is(number, WorkerState.DOWN)
-        for shard in hosted_by(number, len(self._workers), len(self._directories)):
-            self._map.shard_is(shard, ShardState.DOWN)
-            self._recovered.pop(shard, None)
-        for pair in [pair for pair in self._links if number in pair]:
-            del self._links[pair]
-        self._replace(self._workers[number], code, partial(self._start_worker, number))
-
-    def _control_ended(self, code: int) -> None:
-        self._listening.discard(self._control)
-        self._control_listens = False
-        self._replace(self._control, code, self._start_control)
-
-    def _replace(self, child: Child, code: int, start: Callable[[], None]) -> None:
-        """Starts it again, unless all are to end or there is no hope."""
-        self._ended.set()
-        if self._phase > Phase.SERVING:
-            if code != Exit.OK:
-                log.error(f"{child.name} died", how=ended_by(code))
-        elif self._phase == Phase.STARTING and code == Exit.WRONG:
-            # An error that nobody foresaw; before anything was served, somebody is watching the start.
-            self._give_up(Exit.UNUSABLE, f"{child.name} cannot start; its log lines say why")
-        else:
-            loop = asyncio.get_running_loop()
-            wait_s = child.backoff.ended(loop.time())
-            if code == Exit.SYNC_FAILED:
-                log.critical("a write or sync of the log failed: look after the disk", child=child.name)
-            log.error(f"{child.name} died", how=ended_by(code), started_again_in_s=wait_s)
-            loop.call_later(wait_s, start)
-        self._go_on()
+            child.busy = False
+            self.control.listening |= child is self.control.child
 
     def _failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An error of the supervisor's own: what it knows may be wrong, so all of it ends."""
         if not self._done.done():
             self._done.set_exception(context.get("exception") or RuntimeError(context["message"]))
 
+    def _watch(self) -> None:
+        """Who shows no heartbeat, of those that should."""
+        self.later(WATCH_S, self._watch)
+        now_s = self.now_s
+        since_s, self._looked_s = now_s - self._looked_s, now_s
+        if self._phase != Phase.SERVING:
+            return
+        heartbeats = {slot["pid"]: slot["heartbeat_ns"] for slot in self._slots.slots()}
+        for place in self.places:
+            place.watch(heartbeats, since_s, 2 * WATCH_S, self.settings.heartbeat_ms / 1_000)
+
+    # Those who call: everopen upgrade.
+
+    def _called(self) -> None:
+        Caller.accept(self._meeting, self._asked)
+
+    def _asked(self, caller: Caller, kind: str) -> None:
+        """`restart`: the supervisor's own program. `replace`: all others."""
+        if self.starting and kind == "replace":
+            caller.say("busy")
+        elif self._phase != Phase.SERVING or self.upgrade is not None:
+            caller.done("the engine is starting, ending or being upgraded: try again later")
+        elif kind == "restart":
+            self._done.set_result(EXEC)
+        else:
+            self.upgrade = Upgrade(self, caller)
+            self.upgrade.begin()
+
+    def upgraded(self) -> None:
+        self.upgrade = None
+        # Who was told meanwhile may not be the one who is there now.
+        self._told_version = 0
+        self.go_on()
+
+    async def until(self, holds: Callable[[], bool], seconds: float) -> bool:
+        """Waits until something is so; False if it takes longer."""
+        end_s = self.now_s + seconds
+        while not holds():
+            left_s = end_s - self.now_s
+            if left_s <= 0:
+                return False
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), left_s)
+            except TimeoutError:
+                continue
+        return True
+
     # Going down.
+
+    def _stdin_ended(self) -> None:
+        # Whatever is written there is nobody's business.
+        if not os.read(sys.stdin.fileno(), 4_096):
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            self._signalled(signal.SIGTERM)
 
     def _signalled(self, number: signal.Signals) -> None:
         log.info("signal", name=number.name)
@@ -302,97 +418,115 @@ class Supervisor:
             # The second one; or the first, while there is nothing yet to drain.
             self._done.set_result(128 + number)
 
-    def _give_up(self, code: int, message: str) -> None:
+    def give_up(self, code: int, message: str) -> None:
         if self._code == Exit.OK:
             self._code = code
             print(f"everopen: {message}", file=sys.stderr, flush=True)
             if code == Exit.DAMAGED:
-                verify = f"everopen journal verify --data-dir {self._settings.data_dir}"
+                verify = f"everopen journal verify --data-dir {self.settings.data_dir}"
                 print(f"everopen: look closer with: {verify}", file=sys.stderr, flush=True)
-        if self._phase <= Phase.SERVING:
+        if not self.ending:
             self._drain()
 
     def _drain(self) -> None:
         self._phase = Phase.DRAINING
         log.info("draining")
-        for number in range(len(self._workers)):
-            self._drain_worker(number)
+        for place in self.places:
+            if place.follower is not None:
+                place.follower.send("close")
+            if place.leader is not None:
+                self.map.worker_is(place.number, WorkerState.DRAINING)
+                place.leader.send("drain")
+            for old in place.retired:
+                old.send("drain")
         # After the newest map, so that whoever watches it sees why it ends.
         self._tell_control()
-        self._control.send("drain")
-        asyncio.get_running_loop().call_later(DRAIN_S_MAX + CLOSE_S_MAX, self._too_late)
-        self._go_on()
-
-    def _drain_worker(self, number: int) -> None:
-        if self._workers[number].alive:
-            self._map.worker_is(number, WorkerState.DRAINING)
-            self._workers[number].send("drain")
+        self.control.send("drain")
+        self.later(DRAIN_S_MAX + CLOSE_S_MAX, self._too_late)
+        self.go_on()
 
     def _too_late(self) -> None:
-        for child in (*self._workers, self._control):
+        for child in self._everybody():
             if child.alive:
                 log.error(f"{child.name} does not end and is killed")
                 child.signal(signal.SIGKILL)
 
     async def _kill_all(self) -> None:
         """What is left when `run` ends, mostly nothing. Returns once they are gone, so that their locks are free."""
-        children = [child for child in (*self._workers, self._control) if child.alive]
+        children = [child for child in self._everybody() if child.alive]
         self._phase = Phase.ENDING
         for child in children:
             child.signal(signal.SIGKILL)
         while any(child.alive for child in children):
-            self._ended.clear()
-            await self._ended.wait()
+            self._changed.clear()
+            await self._changed.wait()
 
     # What follows.
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """The next phase, if what it waits for has come about."""
+        for place in self.places:
+            place.settle()
+            if self._phase == Phase.SERVING and place.level_due():
+                place.raise_level()
         self._tell_control()
         if self._phase == Phase.STARTING and self._is_ready():
             self._phase = Phase.SERVING
             self._tell_ready()
-        if self._phase == Phase.DRAINING and all(self._is_drained(number) for number in range(len(self._workers))):
+            for place in self.places:
+                place.settle()
+        if self._phase == Phase.DRAINING and all(member.drained for member in self._serving()):
             self._phase = Phase.CLOSING
             # Nobody accepts any more; whoever still waits for it hears now.
             self._listeners.close()
-            for child in self._workers:
-                child.send("close")
-        if self._phase == Phase.CLOSING and not any(child.alive for child in self._workers):
+            for member in self._serving():
+                member.send("close")
+        if self._phase == Phase.CLOSING and not any(place.members for place in self.places):
             self._phase = Phase.ENDING
-            self._control.send("close")
-        if self._phase == Phase.ENDING and not self._control.alive and not self._done.done():
+            for post in self.posts:
+                post.send("close")
+        if self._phase == Phase.ENDING and not self._everybody() and not self._done.done():
             log.info("stopped")
             self._done.set_result(self._code)
+        self._changed.set()
+
+    def _serving(self) -> list[Member]:
+        """All but those who stand by."""
+        return [member for place in self.places for member in place.members if member is not place.follower]
 
     def _is_ready(self) -> bool:
-        everybody = {*self._workers, self._control}
-        return self._listening == everybody and len(self._recovered) == len(self._directories) and not self._links
-
-    def _is_drained(self, number: int) -> bool:
-        return number in self._drained or not self._workers[number].alive
+        ready = all(place.serves for place in self.places) and all(post.listening for post in self.posts)
+        return ready and self._links.complete
 
     def _tell_control(self) -> None:
-        if self._control_listens and self._map.version != self._told_version:
-            self._told_version = self._map.version
-            self._control_listens = False
-            self._control.send("cluster", **self._cluster())
+        child = self.control.child
+        if child is not None and not child.busy and self.map.version != self._told_version:
+            self._told_version = self.map.version
+            child.busy = True
+            child.send("cluster", **self._cluster())
 
     def _cluster(self) -> dict[str, Any]:
-        workers = [{"pid": child.pid, "restarts": max(0, child.starts - 1)} for child in self._workers]
-        return {"map": asdict(self._map), "workers": workers}
+        workers = [
+            {"pid": place.leader.pid if place.leader else 0, "restarts": max(0, place.leads - 1)}
+            for place in self.places
+        ]
+        return {"map": asdict(self.map), "workers": workers}
 
     def _tell_ready(self) -> None:
         """What programs wait for: one line with all of it for one shard, else a line for each, and then one for all."""
+        recovered: dict[int, Recovered] = {}
+        for place in self.places:
+            if place.leader is not None:
+                recovered |= place.leader.recovered
         shards = [
             f"shard {shard}, log {found.log_id}, sequence {found.sequence}, recovered in {found.seconds:.3f} s"
-            for shard, found in sorted(self._recovered.items())
+            for shard, found in sorted(recovered.items())
         ]
         addresses = ", ".join(self._listeners.addresses)
         if len(shards) == 1:
             lines = [f"serving on {addresses}, {shards[0]}"]
         else:
-            lines = [*shards, f"serving on {addresses}, {len(shards)} shards, {len(self._workers)} workers"]
+            lines = [*shards, f"serving on {addresses}, {len(shards)} shards, {len(self.places)} workers"]
         for line in lines:
             print(f"everopen: {line}", flush=True)
-        log.info("serving", addresses=self._listeners.addresses, workers=len(self._workers), shards=len(shards))
+        log.info("serving", addresses=self._listeners.addresses, workers=len(self.places), shards=len(shards))

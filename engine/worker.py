@@ -1,23 +1,28 @@
-"""One worker: a native front in a thread of its own; on this one, what the supervisor says and the engines it hosts."""
+"""One worker: a native front in a thread of its own; on this one, what the supervisor says and the engines it hosts.
+
+A process of this program either leads at once (`start`), or stands by (`follow`, engine/follower.py) until it is told
+to lead (`promote`).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import resource
-import signal
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from engine import errors
 from engine._core import Engine, NativeFront
 from engine.channel import Channel, Message
-from engine.child import adopted, messages, run_to_the_end
+from engine.child import State, adopted, messages, run_to_the_end
 from engine.exits import Exit, in_words
 from engine.limits import DRAIN_S_MAX, LIMITS
 from engine.logs import configure
@@ -33,7 +38,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Start:
-    """What the supervisor's `start` says."""
+    """What the supervisor's `start` says, and its `follow`."""
 
     worker: int
     workers: int
@@ -47,11 +52,15 @@ class Start:
     board_fd: int
     shared_fds: list[int]
     direct_fds: list[int]
+    # What is for who stands by.
+    follow: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, message: Message) -> Start:
         fields = dict(message.fields)
         shared = fields.pop("shared_listeners")
+        if message.kind == "follow":
+            fields["follow"] = {name: fields.pop(name) for name in ("snapshot_bytes", "snapshot_s")}
         board_fd, *listeners = message.fds
         return cls(
             directories=[Path(directory) for directory in fields.pop("directories")],
@@ -61,17 +70,51 @@ class Start:
             **fields,
         )
 
+    @property
+    def hosted(self) -> list[int]:
+        return hosted_by(self.worker, self.workers, self.shards)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {} if self.segment_bytes is None else {"segment_bytes": self.segment_bytes}
+
+    @property
+    def fds(self) -> list[int]:
+        """What is the supervisor's, as in the message."""
+        return [self.board_fd, *self.shared_fds, *self.direct_fds]
+
+    def as_state(self) -> dict[str, Any]:
+        return {"worker": self.worker, "shared_listeners": len(self.shared_fds)}
+
 
 class Worker:
     """Its state is what the supervisor has told it so far."""
 
-    def __init__(self, channel: Channel, tasks: asyncio.TaskGroup, start: Start) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        tasks: asyncio.TaskGroup,
+        start: Start,
+        open_engine: Callable[[int], Awaitable[Engine]] | None = None,
+        relay: str = "",
+    ) -> None:
+        """open_engine: of a shard, if not from its log. relay: if the control server is not where it was any more."""
         self.start = start
         self._channel = channel
         self._tasks = tasks
+        self._takes_over = open_engine is not None
+        self._open_engine = open_engine or self._recover
+        self._relay = relay or start.relay
         self._engines: dict[int, Engine] = {}
+        self._recovered: dict[int, dict[str, Any]] = {}
         self._alarms: dict[int, int] = {}
+        # The serial of the newest link to each peer.
+        self._links: dict[int, int] = {}
+        self._listening = False
+        self._handing_over = False
+        self._released = False
         self._draining = False
+        self._drained = asyncio.Event()
         self._closing = False
         self._front = NativeFront(
             worker=start.worker,
@@ -84,28 +127,37 @@ class Worker:
 
     def begin(self) -> None:
         """Listens first, so that callers who come early hear that the log is being recovered."""
-        self._front.relay_to(self.start.relay)
+        self._front.relay_to(self._relay)
         for fd in self.start.shared_fds:
             self._front.listen(fd, True)
         for fd in self.start.direct_fds:
             self._front.listen(fd, False)
         self._loop_thread.start()
-        self._channel.send("listening")
-        for shard in hosted_by(self.start.worker, self.start.workers, self.start.shards):
+        self._listening = True
+        self._channel.say("listening")
+        for shard in self.start.hosted:
             self._tasks.create_task(self._host(shard))
         self._tasks.create_task(self._note())
 
-    def hear(self, message: Message) -> None:
+    def hear(self, message: Message) -> Worker:
         if self._closing:
             # It ends already, and there is no front any more: a new peer, a drain of all, or the same once again.
             for fd in message.fds:
                 os.close(fd)
-            return
+            return self
         match message.kind:
             case "link":
                 alive, ring_in, ring_out, wake_in, wake_out = message.fds
                 self._front.link(message["worker"], alive, ring_in, ring_out, wake_in, wake_out)
-                self._channel.send("linked", worker=message["worker"], serial=message["serial"])
+                self._links[message["worker"]] = message["serial"]
+                self._channel.say("linked", worker=message["worker"], serial=message["serial"])
+            case "relay":
+                self._relay = message["path"]
+                self._front.relay_to(self._relay)
+            case "hand_over":
+                if not self._handing_over:
+                    self._handing_over = True
+                    self._tasks.create_task(self._hand_over())
             case "drain":
                 # Once: nobody may wait for the front any more when it is closed.
                 if not self._draining:
@@ -116,11 +168,20 @@ class Worker:
                 self._tasks.create_task(self._close())
             case _:
                 raise AssertionError(f"the supervisor said {message.kind}")
+        return self
 
-    def leave(self) -> None:
-        """SIGTERM to this process alone: the supervisor is asked to take it down as it does all of them."""
-        log.info("signal", name=signal.SIGTERM.name)
-        self._channel.send("leaving")
+    def state(self) -> State:
+        """For a supervisor that does not know this process yet."""
+        return self.start.as_state() | {
+            "role": "leader",
+            "listening": self._listening,
+            "recovered": list(self._recovered.values()),
+            "links": {str(peer): serial for peer, serial in self._links.items()},
+            "relay": self._relay,
+            "released": self._released,
+            "leaving": self._draining,
+            "drained": self._drained.is_set(),
+        }, self.start.fds
 
     def _run_front(self) -> None:
         # A loop that ends by an error leaves a worker that answers nobody, so the process ends with it.
@@ -133,7 +194,7 @@ class Worker:
     async def _host(self, shard: int) -> None:
         began = time.monotonic()
         try:
-            engine = await asyncio.to_thread(self._open, self.start.directories[shard])
+            engine = await self._open_engine(shard)
         except (errors.EveropenError, OSError) as error:
             self._fail(error)
             return
@@ -143,14 +204,21 @@ class Worker:
         self._front.host(shard, engine)
         self._engines[shard] = engine
         self._alarms[shard] = 0
-        seconds = time.monotonic() - began
-        self._channel.send(
-            "recovered", shard=shard, log_id=engine.log_id.hex(), sequence=sequence, seconds=round(seconds, 3)
-        )
+        self._recovered[shard] = {
+            "shard": shard,
+            "log_id": engine.log_id.hex(),
+            "sequence": sequence,
+            "seconds": round(time.monotonic() - began, 3),
+            "level": level_of(engine),
+            "level_max": LIMITS["LEVEL_MAX"],
+        }
+        self._channel.say("recovered", **self._recovered[shard])
+
+    async def _recover(self, shard: int) -> Engine:
+        return await asyncio.to_thread(self._open, self.start.directories[shard])
 
     def _open(self, directory: Path) -> Engine:
-        sizes = {} if self.start.segment_bytes is None else {"segment_bytes": self.start.segment_bytes}
-        engine = Engine(str(directory), **sizes)
+        engine = Engine(str(directory), **self.start.sizes)
         if self.start.expect_orders:
             engine.expect(self.start.expect_orders)
         return engine
@@ -158,7 +226,10 @@ class Worker:
     def _fail(self, error: Exception) -> None:
         """A start that would fail again. The supervisor decides what becomes of the others."""
         code = Exit.of(error)
-        self._channel.send("failed", code=code, message=in_words(error))
+        log.error("a log cannot be served", error=in_words(error))
+        # A takeover that fails is not the last word: a worker that begins with the files may do better, or says this.
+        if not self._takes_over:
+            self._channel.say("failed", code=code, message=in_words(error))
         os._exit(code)
 
     async def _note(self) -> None:
@@ -172,20 +243,37 @@ class Worker:
                     text = "the wall clock stepped by more than a second; logged time is slewed"
                     log.warning(text, shard=shard, alarms=alarms)
 
+    async def _hand_over(self) -> None:
+        """Another process stands by. From here on this one answers what it has, over a link to that one."""
+        self._front.hand_over()
+        while not await asyncio.to_thread(self._front.handed_over, float(DRAIN_S_MAX)):
+            log.warning("shards are not given away yet")
+        await asyncio.to_thread(self._seal)
+        self._released = True
+        self._channel.say("released")
+
+    def _seal(self) -> None:
+        for shard, engine in self._engines.items():
+            engine.close()
+            log.info("stopped", shard=shard, sequence=engine.sequence)
+        self._engines.clear()
+
     async def _drain(self) -> None:
         self._front.drain()
         complete = await asyncio.to_thread(self._front.drained, float(DRAIN_S_MAX))
         if not complete:
             log.warning("calls are cut off", seconds=DRAIN_S_MAX)
-        self._channel.send("drained")
+        self._drained.set()
+        self._channel.say("drained")
 
     async def _close(self) -> None:
+        if self._draining:
+            # Who has no supervisor is told both at once.
+            await self._drained.wait()
         self._front.stop()
         await asyncio.to_thread(self._loop_thread.join)
         self._front.close()
-        for shard, engine in self._engines.items():
-            await asyncio.to_thread(engine.close)
-            log.info("stopped", shard=shard, sequence=engine.sequence)
+        await asyncio.to_thread(self._seal)
         # Not the ordinary end, which would wait for a log that is still being opened in another thread.
         os._exit(Exit.OK)
 
@@ -200,17 +288,30 @@ def within_descriptors(settings: dict[str, int]) -> dict[str, int]:
     return settings | {name: min(settings[name], most) for name in ("connections_max", "connections_per_peer_max")}
 
 
+def level_of(engine: Engine) -> int:
+    """Of its log."""
+    return int(getattr(engine, "level", LIMITS["LEVEL_MAX"]))
+
+
 async def work(channel: Channel) -> None:
     """Never returns: what takes the worker down ends the process."""
     # Each shard opens in a thread of its own, and a drain may come while they do.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(LIMITS["SHARDS_MAX"] + 4))
-    heard = messages(channel)
+    # Who this is now: it changes when one that stands by is told to lead.
+    now: list[Any] = []
+    heard = messages(channel, lambda: now[0].state())
     async with asyncio.TaskGroup() as tasks:
-        worker = Worker(channel, tasks, Start.of(await anext(heard)))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.leave)
-        worker.begin()
+        first = await anext(heard)
+        if first.kind == "start":
+            now.append(Worker(channel, tasks, Start.of(first)))
+        else:
+            # Not needed by who leads.
+            from engine.follower import StandingBy
+
+            now.append(StandingBy(channel, tasks, Start.of(first)))
+        now[0].begin()
         async for message in heard:
-            worker.hear(message)
+            now[0] = now[0].hear(message)
 
 
 def main() -> None:

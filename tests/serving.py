@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import Any, Self
 
 import grpc
 
+from engine import runtime
 from everopen.v1 import inventory_service_pb2 as inventory
 from everopen.v1 import order_service_pb2 as orders
 from everopen.v1.inventory_service_pb2_grpc import InventoryServiceStub
@@ -53,14 +56,19 @@ class Server:
         self.log_path = data_dir.parent / f"{data_dir.name}.stderr"
         command = [sys.executable, "-m", *self.PROGRAM, "--data-dir", str(data_dir), "--listen", listen]
         command += ["--segment-bytes", str(segment_bytes), *arguments]
+        if self.PROGRAM == Server.PROGRAM:
+            # Whose tests die takes its servers along, and followers are for those that are about them.
+            command += ["--until-stdin-ends", *(() if "--followers" in arguments else ("--followers", "0"))]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
                 cwd=ROOT,
                 env={**os.environ, **(environment or {})},
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                start_new_session=True,
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -71,8 +79,7 @@ class Server:
             line = self.process.stdout.readline()
         ready = READY.fullmatch(line)
         if ready is None:
-            self.process.kill()
-            self.process.wait()
+            self.kill()
             raise AssertionError(f"not ready: {line!r}\n{self.stderr}")
         self.address = ready[1]
         if ready[2]:
@@ -89,8 +96,9 @@ class Server:
 
     @property
     def children(self) -> dict[str, int]:
-        """Pids by name: worker 0 and so on, control server."""
-        return children(self.process.pid)
+        """Pids by name: worker 0, follower 0 and so on, control server. Also while there is no supervisor."""
+        listed = runtime.named(self.data_dir)
+        return {child.name: child.pid for child in listed if runtime.start_time(child.pid) == child.start_time}
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
@@ -99,14 +107,21 @@ class Server:
         return self.wait()
 
     def kill(self) -> None:
-        """SIGKILL to the supervisor, which takes its children along: a crash of all of it."""
-        os.kill(self.process.pid, signal.SIGKILL)
+        """SIGKILL to all processes, as a crash of the machine would."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.wait()
+
+    def kill_supervisor(self) -> None:
+        """SIGKILL to it alone: its children go on."""
+        self.process.kill()
         self.wait()
 
     def wait(self) -> int:
         code = self.process.wait(timeout=60)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        for end in (self.process.stdin, self.process.stdout):
+            if end is not None:
+                end.close()
         return code
 
     def __enter__(self) -> Self:
@@ -115,22 +130,16 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.process.poll() is None:
-            self.kill()
+        # Also children that outlived it; an engine that has ended leaves none.
+        self.kill()
 
 
-def children(pid: int) -> dict[str, int]:
-    """The children of a supervisor, by the name that it gave them on their command line."""
-    found = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            words = (stat.parent / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if parent == pid and b"--name" in words:
-            found[words[words.index(b"--name") + 1].decode()] = int(stat.parent.name)
-    return found
+def freeze(pid: int) -> None:
+    """SIGSTOP; returns once no thread of it runs any more."""
+    os.kill(pid, signal.SIGSTOP)
+    threads = list(Path(f"/proc/{pid}/task").iterdir())
+    while any((thread / "stat").read_text().rpartition(")")[2].split()[0] != "T" for thread in threads):
+        select.select([], [], [], 0.001)
 
 
 class Client:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import queue
+import os
 import signal
 import subprocess
 import sys
@@ -190,11 +191,13 @@ def kill_while_starting(data_dir: Path, rng: Random) -> None:
     """Recovery itself is cut off somewhere, or is over already."""
     command = [sys.executable, "-m", "engine", "serve", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0"]
     command += ["--segment-bytes", str(SEGMENT_BYTES)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
+    ) as process:
         try:
             process.wait(timeout=rng.uniform(0.2, 0.6))
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def audit(data_dir: Path) -> None:

@@ -25,7 +25,7 @@ FAILED = ("reset", "timed_out", "lost", "unanswered", "refused", "malformed", "w
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     # A slow machine may make the front allow fewer streams and reset those that are on their way: not the matter here.
-    settings = ("--workers", "2", "--front-setting", "balance_ms=100")
+    settings = ("--workers", "2", "--heartbeat-ms", "600000", "--front-setting", "balance_ms=100")
     settings += ("--front-setting", f"streams_per_connection_min={STREAMS}")
     # Small segments would end faster than the next ones are made, and orders be refused meanwhile.
     with Server(tmp_path / "data", *settings, segment_bytes=SEGMENT_BYTES) as running:

@@ -23,7 +23,8 @@ BATCH = 1_000
 def single_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # A segment that takes all of it: while the next one is prepared, orders would be refused.
     data_dir = tmp_path_factory.mktemp("fairness") / "data"
-    with Server(data_dir, "--workers", "1", segment_bytes=16 * 1024 * 1024) as server:
+    settings = ("--workers", "1", "--heartbeat-ms", "600000")
+    with Server(data_dir, *settings, segment_bytes=16 * 1024 * 1024) as server:
         with Client(server.address) as client:
             client.seed()
         yield server

@@ -33,7 +33,7 @@ class Process:
         command = [sys.executable, "-m", "engine.worker", "--name", f"worker {number}"]
         with other, log.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [*command, "--channel", str(other.fileno()), "--parent", str(os.getpid())],
+                [*command, "--channel", str(other.fileno())],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -39,7 +39,13 @@ def test_backoff_begins_again_after_a_life_that_was_long_enough() -> None:
 
 
 def test_end_of_a_child_is_said_in_words() -> None:
-    assert [ended_by(code) for code in (0, 70, -9, -64)] == ["exit code 0", "exit code 70", "SIGKILL", "SIGRTMAX"]
+    assert [ended_by(code) for code in (0, 70, -9, -64, None)] == [
+        "exit code 0",
+        "exit code 70",
+        "SIGKILL",
+        "SIGRTMAX",
+        "exit code not known",
+    ]
 
 
 def pair() -> tuple[Channel, Channel]:

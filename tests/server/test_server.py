@@ -16,7 +16,7 @@ import orjson
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.serving import ROOT, Client, Server, batch, everopen, order
+from tests.serving import ROOT, Client, Server, batch, everopen, freeze, order
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -108,10 +108,10 @@ def test_second_signal_ends_at_once(data_dir: Path) -> None:
 
 
 def test_call_that_ran_out_of_time_in_a_stopped_server_is_not_executed(data_dir: Path) -> None:
-    with Server(data_dir) as server, Client(server.address) as client:
+    with Server(data_dir, "--heartbeat-ms", "600000") as server, Client(server.address) as client:
         client.seed()
         worker = server.children["worker 0"]
-        os.kill(worker, signal.SIGSTOP)
+        freeze(worker)
         with pytest.raises(grpc.RpcError) as late:
             client.orders.PlaceOrder(order("late"), timeout=0.05)
         assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED

@@ -221,7 +221,7 @@ def test_killed_control_server_comes_back_and_native_calls_notice_nothing(two: S
     assert two.stop() == 0
 
 
-def test_killed_supervisor_takes_its_children_along_and_the_next_one_need_not_wait(data_dir: Path) -> None:
+def test_next_engine_at_the_same_address_need_not_wait_for_one_that_was_killed(data_dir: Path) -> None:
     with Server(data_dir, *TWO_BY_TWO) as server, Client(server.address) as client:
         client.seed(shop_id=SHOPS[1])
         client.orders.PlaceOrder(order("kept", shop_id=SHOPS[1]))
@@ -229,7 +229,7 @@ def test_killed_supervisor_takes_its_children_along_and_the_next_one_need_not_wa
         assert len(pidfds) == 3
         server.kill()
         # At the same address, which the dying may still hold.
-        with Server(data_dir, *TWO_BY_TWO[:2], "--listen", server.address) as again:
+        with Server(data_dir, *TWO_BY_TWO[:2], listen=server.address) as again:
             assert [log_id for log_id, _ in again.shards] == [log_id for log_id, _ in server.shards]
             wait_for_ends(pidfds)
             with Client(again.address) as after:

@@ -1,0 +1,321 @@
+"""A process that stands by: it follows the logs of one worker's shards, writes their snapshots, and may take over.
+
+Each shard has a thread, which stands behind the others of the machine. The native core does the work without the GIL;
+here are the schedule, what becomes of snapshots and segments, and the way to the archive.
+
+Segments go once they lie behind the older of two snapshots. They need not wait for the archive: what a snapshot holds
+is every order that was not evicted before it, and an Evict is logged only after the archive has said that it has those
+orders. Nor does the archive need the log: it is fed from the state, which begins with what the snapshot holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from engine import datadir, logs
+from engine._core import LIMITS, Engine, Follower, drop_segments_before, give_way
+from engine.channel import Channel, Message
+from engine.child import State, ended_by
+from engine.errors import JournalDamaged, ReplayMismatch, SnapshotDamaged
+from engine.exits import Exit, in_words
+from engine.limits import BEAT_S, SNAPSHOT_BYTES_PER_S
+from engine.schedule import Schedule, position_of, schedule_of, segment_bytes_of
+from engine.worker import Start, Worker
+
+# Behind the workers, so that orders come first; before what has all the time, since it must keep up.
+NICE = 5
+# One call of the core: some milliseconds, after which a promotion is noticed.
+RECORDS_MAX = 8_192
+# Between two looks into the log while something comes, and while nothing does.
+PAUSE_S_MIN = 0.001
+PAUSE_S_MAX = 0.01
+# Whether a snapshot is due, and whether a segment for the takeover is there.
+LOOK_S = 1.0
+SNAPSHOTS_KEPT = 2
+
+log = structlog.get_logger()
+
+# Forked children of one process, one at a time: each of them may copy what the process writes meanwhile.
+_forking = threading.Lock()
+
+
+class Tail:
+    """One shard. run() is its thread; stop() may be called by any."""
+
+    def __init__(self, channel: Channel, shard: int, start: Start) -> None:
+        self.shard = shard
+        self.level = LIMITS["LEVEL_MAX"]
+        self.follower: Follower | None = None
+        self.caught_up = False
+        self.lag = 0
+        # Grows while the thread does.
+        self.turns = 0
+        self._channel = channel
+        self._start = start
+        self._directory = start.directories[shard]
+        self._segment_bytes = 0
+        self._schedule: Schedule
+        self._audit_due = True
+        self._stop = threading.Event()
+        self._child: Child | None = None
+        self._thread = threading.Thread(target=self._run, name=f"everopen-follow-{shard}", daemon=True)
+
+    def begin(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """It goes no further than where it is; what a child of it writes is not finished."""
+        self._stop.set()
+
+    def take_over(self) -> Engine:
+        """On a thread of the caller, since that of the tail stands behind all others for ever. After stop()."""
+        self._thread.join()
+        if self.follower is None:
+            raise JournalDamaged(str(self._directory), 0, 0, "the follower had not begun")
+        return self.follower.promote()
+
+    def _run(self) -> None:
+        give_way(NICE)
+        try:
+            self._open()
+            self._follow()
+        except (ReplayMismatch, JournalDamaged, SnapshotDamaged) as error:
+            self._diverged(in_words(error))
+        except BaseException:
+            log.exception("the follower failed", shard=self.shard)
+            os._exit(Exit.WRONG)
+        finally:
+            if self._child is not None:
+                self._child.kill()
+
+    def _open(self) -> None:
+        follow = self._start.follow
+        self.follower = Follower(
+            str(self._directory),
+            board_fd=self._start.board_fd,
+            workers=self._start.workers,
+            shard=self.shard,
+            **self._start.sizes,
+        )
+        if self._start.expect_orders:
+            self.follower.shard.expect(self._start.expect_orders)
+        self._segment_bytes = segment_bytes_of(self._directory)
+        self._schedule = schedule_of(self._directory, follow["snapshot_bytes"], follow["snapshot_s"], time.monotonic())
+
+    def _follow(self) -> None:
+        assert self.follower is not None
+        pause_s = PAUSE_S_MIN
+        look_s = 0.0
+        while not self._stop.is_set():
+            applied = self.follower.follow(RECORDS_MAX)
+            self.turns += 1
+            if applied:
+                pause_s = PAUSE_S_MIN
+            elif not self.caught_up:
+                self._catches_up(self.follower)
+            if time.monotonic() >= look_s:
+                look_s = time.monotonic() + LOOK_S
+                self.lag = self.follower.lag
+                self._look(self.follower)
+            if applied < RECORDS_MAX:
+                self._stop.wait(pause_s)
+                pause_s = min(2 * pause_s, PAUSE_S_MAX)
+
+    def _catches_up(self, follower: Follower) -> None:
+        self.caught_up = True
+        self.lag = follower.lag
+        self._channel.say("following", **self.following)
+        threading.Thread(target=self._prepare, name=f"everopen-spare-{self.shard}", daemon=True).start()
+
+    @property
+    def following(self) -> dict[str, Any]:
+        assert self.follower is not None
+        return {
+            "shard": self.shard,
+            "sequence": self.follower.sequence,
+            "level": self.level,
+            "level_max": LIMITS["LEVEL_MAX"],
+        }
+
+    def _prepare(self) -> None:
+        """Zeros to a file, synced: what makes the takeover quick is done long before."""
+        assert self.follower is not None
+        while not self._stop.is_set():
+            try:
+                self.follower.prepare()
+            except OSError as error:
+                log.warning(
+                    "no segment can be prepared; a takeover would take longer", shard=self.shard, error=str(error)
+                )
+            self._stop.wait(10 * LOOK_S)
+
+    def _look(self, follower: Follower) -> None:
+        child = self._child
+        if child is not None:
+            code = child.code()
+            if code is None:
+                return
+            self._child = None
+            _forking.release()
+            if child.what == "audit":
+                self._audited(code)
+            else:
+                self._saved(child, code)
+        if self._audit_due and self.caught_up and _forking.acquire(blocking=False):
+            # What it begins with came from a file and a log; from now on each record is compared.
+            self._audit_due = False
+            self._child = Child("audit", follower.shard.check_in_child())
+            return
+        now_s = time.monotonic()
+        position = position_of(self._directory, self._segment_bytes)
+        if self._schedule.due(position, follower.sequence, now_s) and _forking.acquire(blocking=False):
+            self._schedule.tried(position, now_s)
+            self._save(follower)
+
+    def _save(self, follower: Follower) -> None:
+        # Of one that was killed in the middle.
+        for left in self._directory.glob("snapshot-*.snap.tmp"):
+            left.unlink(missing_ok=True)
+        path = datadir.snapshot_path(self._directory, follower.sequence)
+        try:
+            pid = follower.shard.save_in_child(str(path), SNAPSHOT_BYTES_PER_S)
+        except OSError as error:
+            _forking.release()
+            self._channel.say("snapshot_failed", shard=self.shard, how=str(error))
+            return
+        self._child = Child("snapshot", pid, follower.sequence, path)
+
+    def _saved(self, child: Child, code: int) -> None:
+        if code != 0:
+            self._channel.say("snapshot_failed", shard=self.shard, how=ended_by(code))
+            return
+        self._schedule.taken(child.sequence)
+        dropped = drop_behind(self._directory)
+        self._channel.say(
+            "snapshot",
+            shard=self.shard,
+            sequence=child.sequence,
+            bytes=child.path.stat().st_size,
+            seconds=round(time.monotonic() - child.began_s, 3),
+            segments_dropped=dropped,
+        )
+
+    def _audited(self, code: int) -> None:
+        if code == 1:
+            self._diverged("the audit fails: an invariant does not hold; stderr has it")
+        elif code != 0:
+            log.error("the audit did not end", shard=self.shard, how=ended_by(code))
+        else:
+            log.info("the audit holds", shard=self.shard)
+
+    def _diverged(self, message: str) -> None:
+        log.critical("this follower cannot follow: look after the log", shard=self.shard, error=message)
+        self._channel.say("diverged", shard=self.shard, message=message)
+        os._exit(Exit.DAMAGED)
+
+
+class Child:
+    """A forked child: `what` it does, and of which snapshot."""
+
+    def __init__(self, what: str, pid: int, sequence: int = 0, path: Path = Path()) -> None:
+        self.what = what
+        self.sequence = sequence
+        self.path = path
+        self.began_s = time.monotonic()
+        self._pid = pid
+
+    def code(self) -> int | None:
+        """None: it is not finished."""
+        found, status = os.waitpid(self._pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if found else None
+
+    def kill(self) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+
+
+def drop_behind(directory: Path) -> int:
+    """Removes what the older of the kept snapshots replaces: segments first, then snapshots that no log continues."""
+    kept = datadir.snapshots(directory)[-SNAPSHOTS_KEPT:]
+    if len(kept) < SNAPSHOTS_KEPT:
+        return 0
+    oldest = kept[0][0]
+    dropped = drop_segments_before(str(directory), oldest)
+    for sequence, path in datadir.snapshots(directory):
+        if sequence < oldest:
+            path.unlink()
+    datadir.sync_directory(directory)
+    return dropped
+
+
+class StandingBy:
+    """What this process is until it is promoted."""
+
+    def __init__(self, channel: Channel, tasks: asyncio.TaskGroup, start: Start) -> None:
+        self.start = start
+        self._channel = channel
+        self._tasks = tasks
+        self._tails = {shard: Tail(channel, shard, start) for shard in start.hosted}
+        self._relay = start.relay
+        self._beats: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        for tail in self._tails.values():
+            tail.begin()
+        self._beats = self._tasks.create_task(self._beat())
+
+    def hear(self, message: Message) -> StandingBy | Worker:
+        match message.kind:
+            case "promote":
+                return self._promoted()
+            case "relay":
+                self._relay = message["path"]
+            case "drain":
+                pass
+            case "close":
+                # Nothing of it is anybody's: children that write end with the threads that made them.
+                os._exit(Exit.OK)
+            case _:
+                raise AssertionError(f"the supervisor said {message.kind}")
+        return self
+
+    def state(self) -> State:
+        following = [tail.following for tail in self._tails.values() if tail.caught_up]
+        return self.start.as_state() | {"role": "follower", "following": following}, self.start.fds
+
+    async def _beat(self) -> None:
+        """Says that all of it lives: a thread that has begun to follow must have gone on since the last time."""
+        before: dict[int, int] = {}
+        while True:
+            turns = {shard: tail.turns for shard, tail in self._tails.items() if tail.turns}
+            if all(turns[shard] != count for shard, count in before.items()):
+                self._channel.say("beat", lag=sum(tail.lag for tail in self._tails.values()))
+            before = turns
+            await asyncio.sleep(BEAT_S)
+
+    def _promoted(self) -> Worker:
+        for tail in self._tails.values():
+            tail.stop()
+        if self._beats is not None:
+            self._beats.cancel()
+        self._channel.name = f"worker {self.start.worker}"
+        logs.name(process=self._channel.name)
+        engines = {
+            shard: asyncio.get_running_loop().run_in_executor(None, tail.take_over)
+            for shard, tail in self._tails.items()
+        }
+
+        async def engine_of(shard: int) -> Engine:
+            return await engines[shard]
+
+        worker = Worker(self._channel, self._tasks, self.start, engine_of, relay=self._relay)
+        worker.begin()
+        return worker
