@@ -7,8 +7,8 @@ load and when each kill comes; where in the server's work it lands is up to the 
 from __future__ import annotations
 
 import concurrent.futures
-import queue
 import os
+import queue
 import signal
 import subprocess
 import sys
