@@ -71,6 +71,7 @@ cpdef enum FrontCounter:
     HTTP2_ERRORS
     CONTENT_TYPE_REFUSED
     METHODS_UNKNOWN
+    HANDOVERS
     COUNTERS_END
 
 INVARIANT(<int>COUNTERS_END <= <int>COUNTERS_ROOM, b"a slot has room for every counter")

@@ -221,13 +221,21 @@ class NativeFront:
     def listen(self, fd: int, shared: bool) -> None:
         """A listening, non-blocking socket, which stays the caller's. Before run()."""
     def relay_to(self, path: str) -> None:
-        """The control server's unix socket. Before run(). ValueError if it is too long."""
+        """Any thread: the control server's unix socket. Streams at the one before end there. ValueError if too long."""
     def host(self, shard: int, engine: Engine) -> None:
         """Any thread: from now on the loop alone executes on the engine."""
     def link(self, worker: int, alive_fd: int, ring_in: int, ring_out: int, wake_in: int, wake_out: int) -> None:
-        """Any thread: a peer, or a peer anew. Takes all descriptors over; ValueError leaves them to the caller."""
+        """Any thread: a peer, or a peer anew. Takes all descriptors over; ValueError leaves them to the caller.
+
+        The link before goes on until nobody waits for anything over it. A link to the own number: to the successor if
+        hand_over() was called before, otherwise to the predecessor, whose calls come over it.
+        """
     def run(self) -> None:
         """Serves until stop(). Releases the GIL."""
+    def hand_over(self) -> None:
+        """Any thread: decides nothing more, makes durable and answers what was decided, and gives up all shards."""
+    def handed_over(self, timeout_s: float) -> bool:
+        """Any thread: waits until no engine is used any more; they may be closed then. False if that takes longer."""
     def drain(self) -> None:
         """Any thread: no new connection, GOAWAY to all, what was taken is answered. Links are still served."""
     def drained(self, timeout_s: float) -> bool:

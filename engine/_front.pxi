@@ -8,7 +8,7 @@ SETTING_NAMES = (
     "continuations_max", "ping_strikes_max", "ping_interval_ms",
     "handshake_ms", "message_ms", "keepalive_ms", "keepalive_timeout_ms", "connection_age_ms", "age_grace_ms",
     "relay_bytes_per_turn", "relay_buffer_bytes", "relay_bytes_max", "relay_connect_ms", "overloaded_turn_us",
-    "accept_lead_ppm", "shed_lead_ppm", "balance_ms",
+    "accept_lead_ppm", "shed_lead_ppm", "balance_ms", "handover_ms",
 )
 INVARIANT(len(SETTING_NAMES) * sizeof(uint64_t) == sizeof(FrontSettings), b"each setting has its name")
 
@@ -39,7 +39,7 @@ cdef class NativeFront:
         f.health = HEALTH_NOT_SERVING
         self.engines = {}
         pthread_mutex_init(&f.lock, NULL)
-        pthread_cond_init(&f.drained_changed, NULL)
+        pthread_cond_init(&f.changed, NULL)
         if not board_map(&f.board, board_fd, workers):
             raise ValueError("board_fd: not a board of so many workers")
         f.slot = board_slot(&f.board, worker)
@@ -73,9 +73,15 @@ cdef class NativeFront:
         watch_fd(self.f, fd, listener)
 
     def relay_to(self, path):
+        cdef UnixAddress address
         self._still_open()
-        if not relay_init(self.f, _os.fsencode(path)):
+        if not relay_address(&address, _os.fsencode(path)):
             raise ValueError(f"{path!r} is too long for the address of a unix socket")
+        pthread_mutex_lock(&self.f.lock)
+        self.f.pending_relay = address
+        self.f.relay_wanted = True
+        pthread_mutex_unlock(&self.f.lock)
+        eventfd_write(self.f.mailbox_fd, 1)
 
     def host(self, int shard, Engine engine not None):
         cdef Hosted* hosted
@@ -98,12 +104,11 @@ cdef class NativeFront:
 
     def link(self, int worker, int alive_fd, int ring_in, int ring_out, int wake_in, int wake_out):
         cdef Link* link
-        cdef Link* before
         self._still_open()
         link = <Link*>calloc(1, sizeof(Link))
         if link == NULL:
             raise MemoryError("no memory for a link")
-        if not 0 <= worker < self.f.workers or worker == self.f.worker \
+        if not 0 <= worker < self.f.workers \
                 or not ring_map(&link.incoming, ring_in, wake_out, False) \
                 or not ring_map(&link.outgoing, ring_out, wake_out, True):
             ring_unmap(&link.incoming)
@@ -116,11 +121,9 @@ cdef class NativeFront:
         _os.close(ring_in)
         _os.close(ring_out)
         pthread_mutex_lock(&self.f.lock)
-        before = self.f.pending_links[worker]
-        self.f.pending_links[worker] = link
+        link.next = self.f.pending_links
+        self.f.pending_links = link
         pthread_mutex_unlock(&self.f.lock)
-        if before != NULL:
-            link_free(before)
         eventfd_write(self.f.mailbox_fd, 1)
 
     def run(self):
@@ -129,33 +132,44 @@ cdef class NativeFront:
             front_loop(self.f)
 
     def drain(self):
-        self._ask(False)
+        self._still_open()
+        self._ask(&self.f.drain_wanted)
+
+    def hand_over(self):
+        self._still_open()
+        self._ask(&self.f.hand_over_wanted)
 
     def stop(self):
-        self._ask(True)
-
-    def _ask(self, bint stop):
         self._still_open()
+        self._ask(&self.f.stop_wanted)
+
+    cdef void _ask(self, bint* wanted):
         pthread_mutex_lock(&self.f.lock)
-        if stop:
-            self.f.stop_wanted = True
-        else:
-            self.f.drain_wanted = True
+        wanted[0] = True
         pthread_mutex_unlock(&self.f.lock)
         eventfd_write(self.f.mailbox_fd, 1)
 
     def drained(self, double timeout_s):
-        """Whether no call is left, after waiting for it."""
-        cdef uint64_t until_ns = journal_now_ns(CLOCK_REALTIME) + <uint64_t>(timeout_s * 1e9)
-        cdef bint drained
         self._still_open()
+        return self._wait(&self.f.drained, timeout_s)
+
+    def handed_over(self, double timeout_s):
+        self._still_open()
+        handed_over = self._wait(&self.f.handed_over, timeout_s)
+        if handed_over:
+            self.engines = {}            # the loop uses none any more; what they hold is to be given back
+        return handed_over
+
+    cdef bint _wait(self, const bint* reached, double timeout_s):
+        cdef uint64_t until_ns = journal_now_ns(CLOCK_REALTIME) + <uint64_t>(timeout_s * 1e9)
+        cdef bint is_reached
         with nogil:
             pthread_mutex_lock(&self.f.lock)
-            while not self.f.drained and journal_now_ns(CLOCK_REALTIME) < until_ns:
-                journal_wait_until(&self.f.drained_changed, &self.f.lock, until_ns)
-            drained = self.f.drained
+            while not reached[0] and journal_now_ns(CLOCK_REALTIME) < until_ns:
+                journal_wait_until(&self.f.changed, &self.f.lock, until_ns)
+            is_reached = reached[0]
             pthread_mutex_unlock(&self.f.lock)
-        return drained
+        return is_reached
 
     def counters(self):
         self._still_open()
@@ -177,6 +191,7 @@ cdef class NativeFront:
 cdef void front_free(Front* f) noexcept nogil:
     cdef Connection* c
     cdef Listener* listener
+    cdef Link* link
     cdef Hosted* h
     cdef Job* job
     cdef int i
@@ -188,11 +203,12 @@ cdef void front_free(Front* f) noexcept nogil:
         c = f.graves
         f.graves = c.next
         connection_free(c)
-    for i in range(WORKERS_MAX):
-        if f.links[i] != NULL:
-            link_died(f, f.links[i])
-        if f.pending_links[i] != NULL:
-            link_free(f.pending_links[i])
+    while f.live_links != NULL:
+        link_died(f, f.live_links)
+    while f.pending_links != NULL:
+        link = f.pending_links
+        f.pending_links = link.next
+        link_free(link)
     for i in range(SHARDS_MAX):
         h = f.hosted[i]
         while h != NULL and h.waiting_first != NULL:

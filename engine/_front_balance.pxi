@@ -13,7 +13,6 @@ cdef void balance_measure(Front* f) noexcept nogil:
     cdef uint64_t busy_ppm
     if busy_ns > elapsed_ns:
         busy_ns = elapsed_ns
-    eo_store64(&f.slot.heartbeat_ns, f.now_ns)
     eo_store64(&f.slot.connections, f.connection_count)
     if f.balance.measured_ns != 0 and elapsed_ns > 0:
         busy_ppm = (eo_load64(&f.slot.busy_ppm) + <uint64_t>PPM * busy_ns // elapsed_ns) // 2
@@ -59,7 +58,7 @@ cdef void balance_shed(Front* f) noexcept nogil:
     cdef Connection* c = f.connections
     cdef uint64_t commands = 0, leaving = 0
     cdef uint64_t busy_ppm, leaving_ppm, at_most_ppm, turn
-    if f.workers == 1 or f.draining:
+    if f.workers == 1 or f.draining or f.handing_over:
         return
     while c != NULL:
         commands += c.commands - c.commands_before

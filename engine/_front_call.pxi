@@ -341,7 +341,7 @@ cdef void begin_part(Front* f, Call* call, int shard, bint concerned) noexcept n
 cdef void job_begin(Front* f, JobQueue* source, Job* job, int shard) noexcept nogil:
     cdef Link* link
     job.shard = <uint8_t>shard
-    if f.hosted[shard] != NULL:
+    if f.hosted[shard] != NULL or is_given_away(f, shard):
         queue_add(f, source, job)
         return
     link = f.links[shard % f.workers]

@@ -11,9 +11,15 @@ cdef int health_now(Front* f) noexcept nogil:
     if f.draining:
         return HEALTH_NOT_SERVING
     for shard in range(f.shards):
-        if f.hosted[shard] == NULL and f.links[shard % f.workers] == NULL:
+        if not is_reachable(f, shard):
             return HEALTH_NOT_SERVING
     return HEALTH_SERVING
+
+
+cdef inline bint is_reachable(const Front* f, int shard) noexcept nogil:
+    if is_given_away(f, shard):
+        return f.successor != NULL or f.now_ns < f.successor_until_ns
+    return f.hosted[shard] != NULL or f.links[shard % f.workers] != NULL
 
 
 # HealthCheckRequest.service, field 1; the last one counts. 0: the bytes are no message.

@@ -4,13 +4,14 @@ cdef enum LinkMessage:
     LINK_REQUEST = 1
     LINK_BATCH = 2
     LINK_ANSWER = 3
+    LINK_BYE = 4                         # nothing more is asked over this link, and nothing waited for
 
 cdef enum:
     LINK_MESSAGES_MAX = 4096             # of one link in one turn
     LINK_SLOT_BITS = 16
 
 cdef struct LinkHead:
-    uint8_t type                         # LinkMessage
+    uint8_t type                         # LinkMessage; of a bye the rest is zero
     uint8_t method
     uint8_t shard
     uint8_t caller                       # request: whose it is, for fairness between callers
@@ -23,10 +24,27 @@ cdef inline Link* link_of_alive(int* alive_kind) noexcept nogil:
     return <Link*>(<uint8_t*>alive_kind - sizeof(int))
 
 
+# Of a list whose newest is the first.
+cdef void links_begin(Front* f, Link* newest) noexcept nogil:
+    if newest != NULL:
+        links_begin(f, newest.next)
+        link_begin(f, newest)
+
+
+# From now on the peer is asked over this link. The one before serves until it has nothing left, or its peer ends: what
+# was asked over it is answered over it. One to the own number is asked only for what was given away.
 cdef void link_begin(Front* f, Link* link) noexcept nogil:
     cdef uint32_t i, slots = <uint32_t>f.settings.link_jobs_max
-    if f.links[link.worker] != NULL:
-        link_died(f, f.links[link.worker])
+    cdef Link** newest = &f.links[link.worker]
+    cdef Link* predecessor = NULL
+    if link.worker == f.worker:
+        newest = &f.successor if f.handing_over else &predecessor
+    if newest[0] != NULL:
+        newest[0].replaced = True
+    newest[0] = link
+    link.next = NULL
+    link.next_live = f.live_links
+    f.live_links = link
     link.front = f
     link.away = <Job**>calloc(slots, sizeof(Job*))
     link.free_slots = <uint32_t*>malloc(slots * sizeof(uint32_t))
@@ -34,14 +52,16 @@ cdef void link_begin(Front* f, Link* link) noexcept nogil:
     for i in range(slots):
         link.free_slots[i] = i
     link.free_count = slots
-    f.links[link.worker] = link
     watch_fd(f, link.wake_in_fd, link)
     watch_fd(f, link.alive_fd, &link.alive_kind)
 
 
-# A job of a connection here, for a shard of the peer.
+# A job for a shard of the peer: of a connection here, or one that another worker asked for and that is passed on.
 cdef void link_send(Front* f, Link* link, Job* job) noexcept nogil:
     cdef uint32_t slot
+    if job.call == NULL:
+        job.asker = job.link
+        job.asker_token = job.token
     link.free_count -= 1
     slot = link.free_slots[link.free_count]
     link.away[slot] = job
@@ -52,6 +72,13 @@ cdef void link_send(Front* f, Link* link, Job* job) noexcept nogil:
     job.state = JOB_AWAY
     tally(f, JOBS_SENT, 1)
     link_queue(link, job)
+
+
+# It was away, and is done: whose it is is again who asked.
+cdef inline void link_returned(Job* job) noexcept nogil:
+    if job.call == NULL:
+        job.link = job.asker
+        job.token = job.asker_token
 
 
 cdef void link_queue(Link* link, Job* job) noexcept nogil:
@@ -89,7 +116,7 @@ cdef void link_push(Link* link) noexcept nogil:
         memset(&head, 0, sizeof(LinkHead))
         head.token = job.token
         head.shard = job.shard
-        if job.call != NULL:
+        if job.state == JOB_AWAY:
             head.type = LINK_BATCH if job.is_batch else LINK_REQUEST
             head.method = job.method
             head.caller = caller_of(job)
@@ -106,27 +133,41 @@ cdef void link_push(Link* link) noexcept nogil:
         link.unsent_progress = 0
         link.unsent_first = job.next
         job.next = NULL
-        if job.call == NULL:
+        if job.state == JOB_DONE:
             link_job_free(job)
+    if link.replaced and pushed == 1 and link.away_count == 0 and not link.bye_sent:
+        memset(&head, 0, sizeof(LinkHead))
+        head.type = LINK_BYE
+        # It is one fragment: all of it goes, or nothing.
+        pushed = ring_push(&link.outgoing, <const uint8_t*>&head, sizeof(LinkHead), NULL, 0, &link.unsent_progress)
+        link.bye_sent = pushed == 1
+        link.unsent_progress = 0
     if pushed < 0:
         link_died(link.front, link)
 
 
 # Connections are callers until there are identities. An orphan's place does not matter.
 cdef inline uint8_t caller_of(Job* job) noexcept nogil:
+    if job.call == NULL:
+        return job.caller
     if job.call.stream == NULL:
         return 0
     return <uint8_t>((<size_t>job.call.stream.connection >> 6) % LINK_CALLERS)
 
 
 cdef void links_turn(Front* f) noexcept nogil:
-    cdef int worker
-    for worker in range(f.workers):
-        if f.links[worker] != NULL:
-            link_receive(f, f.links[worker])
+    cdef Link* link = f.live_links
+    cdef Link* following
+    while link != NULL:
+        following = link.next_live
+        link_receive(f, link)
+        if link.bye_sent and link.bye_received and link.jobs == 0 and link.unsent_first == NULL:
+            link_died(f, link)           # neither end waits for the other any more
+        link = following
 
 
-cdef void link_receive(Front* f, Link* link) noexcept nogil:
+# Returns how many messages there were.
+cdef int link_receive(Front* f, Link* link) noexcept nogil:
     cdef const uint8_t* data
     cdef size_t size
     cdef LinkHead head
@@ -144,6 +185,14 @@ cdef void link_receive(Front* f, Link* link) noexcept nogil:
         link_died(f, link)
     else:
         ring_release(&link.incoming)
+    return received
+
+
+# The peer has ended. What it answered before it did still counts.
+cdef void link_ended(Front* f, Link* link) noexcept nogil:
+    while not link.dead and link_receive(f, link) > 0:
+        pass
+    link_died(f, link)
 
 
 # 1, or -1 for what no sane peer says.
@@ -155,11 +204,15 @@ cdef int link_take(Front* f, Link* link, const LinkHead* head, const uint8_t* bo
         if job == NULL or job.token != head.token:
             return -1
         link_slot_free(link, slot)
+        link_returned(job)
         buffer_begin_answer(&job.answer)
         memcpy(buffer_reserve(&job.answer, size), body, size)
         job.answer.size += size
         job.code = head.code
         job_done(f, job)
+        return 1
+    if head.type == LINK_BYE:
+        link.bye_received = True
         return 1
     if (head.type != LINK_REQUEST and head.type != LINK_BATCH) or head.shard >= <uint32_t>f.shards \
             or head.caller >= LINK_CALLERS:
@@ -173,11 +226,12 @@ cdef int link_take(Front* f, Link* link, const LinkHead* head, const uint8_t* bo
     job.method = head.method
     job.is_batch = head.type == LINK_BATCH
     job.shard = head.shard
+    job.caller = head.caller
     job.deadline_ns = head.deadline_ns
     job.request = span_of(<const uint8_t*>(job + 1), size)
     link.jobs += 1
     tally(f, JOBS_RECEIVED, 1)
-    if f.hosted[job.shard] != NULL:
+    if f.hosted[job.shard] != NULL or is_given_away(f, job.shard):
         queue_add(f, &link.ready[head.caller], job)
     else:
         job_fail(f, job, CODE_UNAVAILABLE, b"RECOVERING", b"The log is being recovered; retry with the same id.")
@@ -192,32 +246,32 @@ cdef inline void link_slot_free(Link* link, uint32_t slot) noexcept nogil:
 
 
 cdef void links_publish(Front* f) noexcept nogil:
-    cdef Link* link
-    cdef int worker
+    cdef Link* link = f.live_links
+    cdef Link* following
     f.links_unsent = False
-    for worker in range(f.workers):
-        link = f.links[worker]
-        if link != NULL:
-            link_push(link)
-            if not link.dead:
-                ring_publish(&link.outgoing)
+    while link != NULL:
+        following = link.next_live
+        link_push(link)
+        if not link.dead:
+            ring_publish(&link.outgoing)
+        link = following
 
 
 # Before the loop sleeps: False if a ring has something after all.
 cdef bint links_may_sleep(Front* f) noexcept nogil:
-    cdef int worker
+    cdef Link* link = f.live_links
     cdef bint may = True
-    for worker in range(f.workers):
-        if f.links[worker] != NULL:
-            may = ring_sleep(&f.links[worker].incoming) and may
+    while link != NULL:
+        may = ring_sleep(&link.incoming) and may
+        link = link.next_live
     return may
 
 
 cdef void links_awake(Front* f) noexcept nogil:
-    cdef int worker
-    for worker in range(f.workers):
-        if f.links[worker] != NULL:
-            ring_awake(&f.links[worker].incoming)
+    cdef Link* link = f.live_links
+    while link != NULL:
+        ring_awake(&link.incoming)
+        link = link.next_live
 
 
 # The peer is gone, or talks nonsense. Everybody who waits for it hears so now; what it asked for and is not carried out
@@ -229,14 +283,14 @@ cdef void link_died(Front* f, Link* link) noexcept nogil:
     if link.dead:
         return
     link.dead = True
-    f.links[link.worker] = NULL
+    link_leave(f, link)
     epoll_ctl(f.epoll_fd, EPOLL_CTL_DEL, link.wake_in_fd, NULL)
     epoll_ctl(f.epoll_fd, EPOLL_CTL_DEL, link.alive_fd, NULL)
     while link.unsent_first != NULL:
         job = link.unsent_first
         link.unsent_first = job.next
         job.next = NULL
-        if job.call == NULL:
+        if job.state == JOB_DONE:
             link_job_free(job)
     for caller in range(LINK_CALLERS):
         while link.ready[caller].first != NULL:
@@ -246,12 +300,25 @@ cdef void link_died(Front* f, Link* link) noexcept nogil:
         job = link.away[slot]
         if job != NULL:
             link.away[slot] = NULL
+            link_returned(job)
             tally(f, JOBS_LOST, 1)
             job_fail(f, job, CODE_UNAVAILABLE, b"SHARD_DOWN",
                      b"The shard's worker died; the result is unknown, retry with the same id.")
     link.next = f.link_graves
     f.link_graves = link
     watch_health(f)
+
+
+cdef void link_leave(Front* f, Link* link) noexcept nogil:
+    cdef Link** at = &f.live_links
+    while at[0] != link:
+        at = &at[0].next_live
+    at[0] = link.next_live
+    if f.links[link.worker] == link:
+        f.links[link.worker] = NULL
+    if f.successor == link:
+        f.successor = NULL
+        f.successor_until_ns = f.now_ns  # no other is waited for
 
 
 # A link that died is kept until the last job of its peer is done.

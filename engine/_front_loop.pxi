@@ -55,10 +55,11 @@ cdef void turn(Front* f) noexcept nogil:
     mark_shards(f)
     kick_journals(f, False)
     let_all_go(f)
+    handover_turn(f)
     relay_turn(f)
     links_publish(f)
     if f.listener_rearm_ns and f.now_ns >= f.listener_rearm_ns:
-        arm_listeners(f, not f.draining)
+        arm_listeners(f, not (f.draining or f.handing_over))
     if f.now_ns >= f.sweep_at_ns:
         sweep(f)
     write_dirty(f)
@@ -118,9 +119,9 @@ cdef void receive(Front* f, void* watch, uint32_t events) noexcept nogil:
     elif kind == WATCH_LINK:
         clear_event((<Link*>watch).wake_in_fd)
     elif kind == WATCH_LINK_ALIVE:
-        link_died(f, link_of_alive(<int*>watch))
+        link_ended(f, link_of_alive(<int*>watch))
     elif kind == WATCH_UPSTREAM:
-        relay_event(f, events)
+        relay_event(<Upstream*>watch, events)
     else:
         clear_event(f.mailbox_fd)
         take_mail(f)
@@ -141,8 +142,9 @@ cdef void connection_event(Connection* c, uint32_t events) noexcept nogil:
     if events & EPOLLOUT:
         mark_dirty(c)
     if events & EPOLLIN:
-        # What it sent before is served first: what waits in the socket costs nothing and holds its sender back.
-        if c.ready.first == NULL:
+        # What it sent before is served first: what waits in the socket costs nothing and holds its sender back. Not
+        # while nothing can be served: then its other calls would wait with these.
+        if c.ready.first == NULL or c.front.handing_over:
             connection_read(c)
     elif events & (EPOLLERR | EPOLLHUP):
         connection_close(c)
@@ -152,7 +154,7 @@ cdef void accept_all(Front* f, Listener* listener) noexcept nogil:
     cdef uint8_t address[16]
     cdef int fd, i
     # The event may be older than the drain, which is over only when every connection has heard of it.
-    if f.draining:
+    if f.draining or f.handing_over:
         return
     for i in range(ACCEPTS_MAX):
         if listener.shared and not may_accept(f):
@@ -225,13 +227,18 @@ cdef void take_mail(Front* f) noexcept nogil:
     cdef int i
     cdef bint drain_wanted
     pthread_mutex_lock(&f.lock)
+    # Before the links: one to the own number that comes from now on is the successor's.
+    if f.hand_over_wanted and not f.handing_over:
+        begin_handover(f)
     for i in range(SHARDS_MAX):
         if f.pending_hosts[i] != NULL:
             shard_begin(f, i, f.pending_hosts[i])
             f.pending_hosts[i] = NULL
-        if f.pending_links[i] != NULL:
-            link_begin(f, f.pending_links[i])
-            f.pending_links[i] = NULL
+    links_begin(f, f.pending_links)
+    f.pending_links = NULL
+    if f.relay_wanted:
+        relay_init(f, &f.pending_relay)
+        f.relay_wanted = False
     f.stopping = f.stop_wanted
     drain_wanted = f.drain_wanted
     pthread_mutex_unlock(&f.lock)
@@ -276,6 +283,8 @@ cdef void sweep(Front* f) noexcept nogil:
     tick_ns = tick_shards(f)
     f.sweep_at_ns = f.now_ns + (SWEEP_NS if tick_ns > SWEEP_NS else tick_ns)
     publish(f)
+    if f.handing_over and f.health != health_now(f):
+        watch_health(f)                  # nobody came to succeed it
     if f.draining:
         check_drained(f)
 
@@ -336,7 +345,7 @@ cdef void publish(Front* f) noexcept nogil:
     board_set(f.slot, MAX_CONCURRENT_STREAMS, f.streams_limit)
     board_set(f.slot, BYTES_IN_FLIGHT, f.bytes_in_flight)
     board_set(f.slot, CALLS_IN_FLIGHT, f.calls_in_flight)
-    eo_store64(&f.slot.heartbeat_ns, f.now_ns)
+    eo_store64(&f.slot.heartbeat_ns, heartbeat_ns(f))
     eo_store64(&f.slot.state, BOARD_DRAINING if f.draining
                else BOARD_SERVING if f.health == HEALTH_SERVING else BOARD_STARTING)
     if f.now_ns >= f.balance_at_ns:
@@ -346,10 +355,15 @@ cdef void publish(Front* f) noexcept nogil:
             balance_shed(f)
 
 
+cdef uint64_t heartbeat_ns(Front* f) noexcept nogil:
+    return f.now_ns
+
+
 cdef void begin_drain(Front* f) noexcept nogil:
     cdef Connection* c = f.connections
     cdef Stream* s
     f.draining = True
+    f.drain_began_ns = f.now_ns
     arm_listeners(f, False)
     while c != NULL:
         s = c.streams
@@ -365,14 +379,14 @@ cdef void begin_drain(Front* f) noexcept nogil:
 # No stream is open, and every peer knows that it must go elsewhere.
 cdef void check_drained(Front* f) noexcept nogil:
     cdef Connection* c = f.connections
-    cdef bint over = f.calls_in_flight == 0
+    cdef bint over = f.calls_in_flight == 0 and links_are_drained(f)
     while c != NULL and over:
         over = c.lingering or (c.stream_count == 0 and c.goaway_sent and not c.dirty and not c.out.size)
         c = c.next
     if over and not f.drained:
         pthread_mutex_lock(&f.lock)
         f.drained = True
-        pthread_cond_broadcast(&f.drained_changed)
+        pthread_cond_broadcast(&f.changed)
         pthread_mutex_unlock(&f.lock)
 
 

@@ -15,6 +15,7 @@ cdef void relay_begin(Stream* s) noexcept nogil:
     INVARIANT(r != NULL, b"memory for a relayed stream")
     r.stream = s
     r.upstream = u
+    u.streams += 1
     r.began_ns = u.front.now_ns
     if s.bad_timeout:
         s.deadline_ns = 0                # what it means is for the control server to say

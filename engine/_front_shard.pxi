@@ -27,9 +27,16 @@ cdef void serve(Front* f) noexcept nogil:
 
 
 cdef void serve_source(Front* f, JobQueue* source, Job** group, int* grouped) noexcept nogil:
-    cdef int64_t budget = <int64_t>f.settings.commands_per_turn_max
+    # Enough for a batch that was begun, before the shards are given away.
+    cdef int64_t budget = BATCH_ITEMS_MAX if f.handing_over else <int64_t>f.settings.commands_per_turn_max
     cdef Job* job
     while source.first != NULL and budget > 0:
+        if UNLIKELY(f.handing_over) and source.first.items == 0:
+            if not pass_on(f, source):
+                f.stalled = True
+                return
+            budget -= 1
+            continue
         if (source.first.is_batch or grouped[0] == 0) and log_must_catch_up(f, source.first):
             f.stalled = True
             return
@@ -58,14 +65,20 @@ cdef inline bint log_must_catch_up(Front* f, Job* job) noexcept nogil:
     return journal_room(h.journal, h.journal.record_bytes_max + h.journal.segment_bytes // 16) == JOURNAL_FULL
 
 
-# A job that nobody waits for, or that is too late, is done without being looked at.
 cdef bint is_wanted(Front* f, Job* job) noexcept nogil:
-    if f.hosted[job.shard] == NULL or (job.call != NULL and job.call.stream == NULL):
-        job_fail(f, job, CODE_CANCELLED, b"CANCELLED", b"The caller went away.")
+    if not is_awaited(f, job):
         return False
     if f.hosted[job.shard].jobs_in_flight >= f.settings.shard_jobs_max:
         tally(f, CALLS_REFUSED_OVERLOAD, 1)
         job_fail(f, job, CODE_RESOURCE_EXHAUSTED, OVERLOADED, OVERLOADED_TEXT)
+        return False
+    return True
+
+
+# A job that nobody waits for, or that is too late, is done without being looked at.
+cdef bint is_awaited(Front* f, Job* job) noexcept nogil:
+    if job.call != NULL and job.call.stream == NULL:
+        job_fail(f, job, CODE_CANCELLED, b"CANCELLED", b"The caller went away.")
         return False
     if job.deadline_ns and job.deadline_ns <= f.now_ns:
         tally(f, CALLS_EXPIRED, 1)
@@ -218,6 +231,9 @@ cdef void let_go(Front* f, Hosted* h) noexcept nogil:
 
 # From now on the shard is served here.
 cdef void shard_begin(Front* f, int shard, Hosted* h) noexcept nogil:
+    if f.handing_over:
+        free(h)
+        return
     h.marks = board_marks(&f.board, <uint32_t>shard)
     marks_clear(h.marks)
     h.marked = h.state.sequence
@@ -232,7 +248,7 @@ cdef uint64_t tick_shards(Front* f) noexcept nogil:
     cdef int shard
     for shard in range(f.shards):
         h = f.hosted[shard]
-        if h == NULL:
+        if h == NULL or f.handing_over:
             continue
         if h.tick_at_ns <= f.now_ns:
             h.tick_at_ns = f.now_ns + <uint64_t>tick_if_due(h.state, h.journal, clock_now_ms(h.clock)) * 1000000

@@ -4,6 +4,11 @@
 # Whoever is told of an event by epoll begins with a `kind`. Objects are freed at the end of a turn, so that an event of
 # the same turn never meets one that is gone.
 
+cdef extern from "<sys/un.h>" nogil:
+    ctypedef struct UnixAddress "struct sockaddr_un":
+        unsigned short sun_family
+        char sun_path[108]
+
 cdef struct Call
 cdef struct Stream
 cdef struct Connection
@@ -50,7 +55,8 @@ cdef struct Job:
     Job* next
     Call* call                           # NULL: another worker asked, by `link` and `token`
     Link* link                           # who asked, or who was asked
-    uint64_t token
+    Link* asker                          # of a job that was asked for here and passed on: who asked, and its token
+    uint64_t token, asker_token
     Span request
     Buffer answer                        # behind room for a gRPC prefix: an answer, or a google.rpc.Status
     size_t offset                        # of a batch: what comes next
@@ -60,6 +66,7 @@ cdef struct Job:
     uint32_t items                       # of a batch, carried out so far
     uint8_t method, is_batch, state
     uint8_t shard
+    uint8_t caller                       # a hash of whose it is, for fairness; of a job that another worker asked for
 
 cdef struct Call:
     Call* next                           # on its stream, in order
@@ -186,10 +193,13 @@ cdef struct Link:                        # to another worker
     int kind                             # WATCH_LINK
     int alive_kind                       # WATCH_LINK_ALIVE; epoll is given its address
     Front* front
-    Link* next                           # among those that died
-    int worker
+    Link* next                           # among those that died, or those that were handed in
+    Link* next_live
+    int worker                           # the front's own number: its successor, or its predecessor
     int alive_fd, wake_in_fd, wake_out_fd
     bint dead
+    bint replaced                        # a newer one is there: nothing more is asked over this one
+    bint bye_sent, bye_received          # and what was asked is answered
     Ring incoming
     Ring outgoing
     JobQueue ready[LINK_CALLERS]           # requests of the peer, by a hash of its caller
@@ -210,7 +220,7 @@ cdef struct FrontSettings:
     uint64_t continuations_max, ping_strikes_max, ping_interval_ms
     uint64_t handshake_ms, message_ms, keepalive_ms, keepalive_timeout_ms, connection_age_ms, age_grace_ms
     uint64_t relay_bytes_per_turn, relay_buffer_bytes, relay_bytes_max, relay_connect_ms, overloaded_turn_us
-    uint64_t accept_lead_ppm, shed_lead_ppm, balance_ms
+    uint64_t accept_lead_ppm, shed_lead_ppm, balance_ms, handover_ms
 
 cdef struct Front:
     int epoll_fd
@@ -219,12 +229,19 @@ cdef struct Front:
     int worker, workers, shards
     pthread_mutex_t lock                 # of what other threads hand in: pending_*, and the flags below it
     Hosted* pending_hosts[64]
-    Link* pending_links[64]
-    bint stop_wanted, drain_wanted
-    pthread_cond_t drained_changed
-    bint drained
+    Link* pending_links                  # the newest first
+    UnixAddress pending_relay
+    bint stop_wanted, drain_wanted, hand_over_wanted, relay_wanted
+    pthread_cond_t changed               # of the next two
+    bint drained, handed_over
     # All below belongs to the loop's thread.
     bint stopping, draining
+    bint handing_over                    # nothing more is decided here
+    bint released                        # and the shards are hosted here no more
+    uint64_t drain_began_ns
+    uint64_t successor_until_ns          # so long a link to the successor is waited for
+    Link* successor
+    BoardSlot own_slot                   # for who has left its slot of the board
     bint links_unsent                    # since the links were published last, as when a written answer lets in a batch
     uint64_t now_ns, sweep_at_ns
     FrontSettings settings
@@ -235,7 +252,8 @@ cdef struct Front:
     Link* link_graves
     uint64_t connection_count, calls_in_flight, bytes_in_flight
     Hosted* hosted[64]                   # by shard; NULL: lives elsewhere, or is not open yet
-    Link* links[64]                      # by worker
+    Link* links[64]                      # by worker: the newest, over which is asked
+    Link* live_links                     # all of them
     bint stalled                         # what could be served waits for a log
     JobQueue* runnable
     JobQueue* runnable_last
@@ -246,7 +264,7 @@ cdef struct Front:
     Stream* watchers
     int health                           # what health says now
     Peer* peers[256]
-    Upstream* upstream
+    Upstream* upstream                   # the newest; those before it follow
     Pieces pieces
     nghttp2_session_callbacks* callbacks
     nghttp2_option* options

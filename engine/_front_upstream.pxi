@@ -7,11 +7,6 @@ cdef extern from "<sys/socket.h>" nogil:
     int unix_connect "connect"(int fd, const void* address, unsigned int size) noexcept
     int AF_UNIX, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
 
-cdef extern from "<sys/un.h>" nogil:
-    ctypedef struct UnixAddress "struct sockaddr_un":
-        unsigned short sun_family
-        char sun_path[108]
-
 cdef extern from *:
     """
     #define CONTROL_LOST "The control server went away during the call."
@@ -52,6 +47,8 @@ cdef struct Upstream:
     int kind                             # WATCH_UPSTREAM
     int fd
     Front* front
+    Upstream* next                       # the one before it, for as long as it has streams
+    uint32_t streams                     # that name it
     nghttp2_session* session             # NULL: not connected
     nghttp2_session_callbacks* callbacks
     nghttp2_option* options
@@ -132,22 +129,30 @@ cdef void relay_free(RelayStream* r) noexcept nogil:
     buffer_free(&r.block)
     queue_free(r.upstream, &r.request)
     queue_free(r.upstream, &r.response)
+    r.upstream.streams -= 1
     free(r)
 
 
-# 1: what is not native is relayed to the control server at `path`; 0: the path is too long for a unix socket.
-cdef int relay_init(Front* f, const char* path) noexcept nogil:
-    cdef Upstream* u
+# 0: the path is too long for a unix socket.
+cdef int relay_address(UnixAddress* address, const char* path) noexcept nogil:
     cdef size_t size = strlen(path)
-    if size == 0 or size >= sizeof(u.address.sun_path):
+    memset(address, 0, sizeof(UnixAddress))
+    if size == 0 or size >= sizeof(address.sun_path):
         return 0
-    u = <Upstream*>calloc(1, sizeof(Upstream))
+    address.sun_family = <unsigned short>AF_UNIX
+    memcpy(address.sun_path, path, size)
+    return 1
+
+
+# From now on what is not native is relayed to the control server there. Streams that the one before has not heard of
+# go there too; the others end where they are.
+cdef void relay_init(Front* f, const UnixAddress* address) noexcept nogil:
+    cdef Upstream* u = <Upstream*>calloc(1, sizeof(Upstream))
     INVARIANT(u != NULL, b"memory for the relay")
     u.kind = WATCH_UPSTREAM
     u.fd = -1
     u.front = f
-    u.address.sun_family = <unsigned short>AF_UNIX
-    memcpy(u.address.sun_path, path, size)
+    u.address = address[0]
     INVARIANT(nghttp2_session_callbacks_new(&u.callbacks) == 0, b"memory for the relay's callbacks")
     nghttp2_session_callbacks_set_on_begin_headers_callback(u.callbacks, upstream_on_begin_headers)
     nghttp2_session_callbacks_set_on_header_callback(u.callbacks, upstream_on_header)
@@ -159,25 +164,43 @@ cdef int relay_init(Front* f, const char* path) noexcept nogil:
     # The calls of all clients go over one connection. No header of one may stay in its table: gRPC's core remembers
     # there that it could not read a value, and refuses whoever uses the same name next.
     nghttp2_option_set_max_deflate_dynamic_table_size(u.options, 0)
-    relay_destroy(f)
+    u.next = f.upstream
     f.upstream = u
-    return 1
+    while u.next != NULL and u.next.waiting.first != NULL:
+        relay_move(u.next.waiting.first, u)
+
+
+# A stream that was not opened yet.
+cdef void relay_move(RelayStream* r, Upstream* to) noexcept nogil:
+    cdef size_t size = queue_size(&r.request)
+    r.upstream.buffered -= size
+    r.upstream.streams -= 1
+    to.buffered += size
+    to.streams += 1
+    r.upstream = to
+    relay_unlink(r)
+    relay_link(&to.waiting, r)
 
 
 cdef void relay_destroy(Front* f) noexcept nogil:
-    cdef Upstream* u = f.upstream
-    if u == NULL:
-        return
-    upstream_disconnect(u)
-    while u.waiting.first != NULL:
-        relay_refuse(u.waiting.first, CODE_UNAVAILABLE, b"CONTROL_DOWN", b"The front is closing.")
+    cdef Upstream* u
+    while f.upstream != NULL:
+        u = f.upstream
+        upstream_disconnect(u)
+        while u.waiting.first != NULL:
+            relay_refuse(u.waiting.first, CODE_UNAVAILABLE, b"CONTROL_DOWN", b"The front is closing.")
+        f.upstream = u.next
+        upstream_free(u)
+
+
+cdef void upstream_free(Upstream* u) noexcept nogil:
+    INVARIANT(u.streams == 0, b"no stream names what is freed")
     nghttp2_session_callbacks_del(u.callbacks)
     nghttp2_option_del(u.options)
     buffer_free(&u.input)
     buffer_free(&u.out)
     buffer_free(&u.fields)
     free(u)
-    f.upstream = NULL
 
 
 # A unix socket connects at once or not at all. Who listens may read later.
@@ -247,9 +270,8 @@ cdef inline bint upstream_is_leaving(Upstream* u) noexcept nogil:
     return not nghttp2_session_check_request_allowed(u.session)
 
 
-cdef void relay_event(Front* f, uint32_t events) noexcept nogil:
-    cdef Upstream* u = f.upstream
-    if u == NULL or u.session == NULL:
+cdef void relay_event(Upstream* u, uint32_t events) noexcept nogil:
+    if u.session == NULL:
         return
     if events & EPOLLOUT:
         upstream_set_blocked(u, False)
@@ -271,12 +293,23 @@ cdef void upstream_read(Upstream* u) noexcept nogil:
 
 cdef void relay_turn(Front* f) noexcept nogil:
     cdef Upstream* u = f.upstream
-    if u == NULL:
-        return
+    cdef Upstream* old
+    while u != NULL:
+        upstream_turn(u)
+        old = u.next
+        if old != NULL and old.opened.first == NULL:
+            upstream_disconnect(old)
+            if old.streams == 0:
+                u.next = old.next
+                upstream_free(old)
+        u = u.next
+
+
+cdef void upstream_turn(Upstream* u) noexcept nogil:
     if u.session != NULL and u.opened.first == NULL and upstream_is_leaving(u):
         upstream_disconnect(u)
     if u.waiting.first != NULL:
-        if u.session == NULL and f.now_ns >= u.retry_at_ns:
+        if u.session == NULL and u.front.now_ns >= u.retry_at_ns:
             upstream_connect(u)
         if u.session != NULL and not upstream_is_leaving(u):
             while u.waiting.first != NULL:
@@ -297,9 +330,12 @@ cdef void expire_waiting(Upstream* u) noexcept nogil:
 # Whether there is work that no event will tell of: bytes beyond the bound of this turn, or windows to give back.
 cdef bint relay_wants_turn(Front* f) noexcept nogil:
     cdef Upstream* u = f.upstream
-    if u == NULL or u.session == NULL or u.blocked:
-        return False
-    return u.out_sent < u.out.size or nghttp2_session_want_write(u.session) != 0
+    while u != NULL:
+        if u.session != NULL and not u.blocked \
+                and (u.out_sent < u.out.size or nghttp2_session_want_write(u.session) != 0):
+            return True
+        u = u.next
+    return False
 
 
 # At most the bound, and the frame that passes it.

@@ -86,6 +86,8 @@ DEFAULTS: Final[Mapping[str, int]] = MappingProxyType(
         "shed_lead_ppm": 250_000,
         # Between two measures of the load.
         "balance_ms": 250,
+        # For the successor, which a front that has handed its shards over waits for: far above what a handover takes.
+        "handover_ms": 2_000,
     }
 )
 
