@@ -345,7 +345,7 @@ cdef void publish(Front* f) noexcept nogil:
     board_set(f.slot, MAX_CONCURRENT_STREAMS, f.streams_limit)
     board_set(f.slot, BYTES_IN_FLIGHT, f.bytes_in_flight)
     board_set(f.slot, CALLS_IN_FLIGHT, f.calls_in_flight)
-    eo_store64(&f.slot.heartbeat_ns, heartbeat_ns(f))
+    eo_store64(&f.slot.heartbeat_ns, last_beat_ns(f))
     eo_store64(&f.slot.state, BOARD_DRAINING if f.draining
                else BOARD_SERVING if f.health == HEALTH_SERVING else BOARD_STARTING)
     if f.now_ns >= f.balance_at_ns:
@@ -355,8 +355,16 @@ cdef void publish(Front* f) noexcept nogil:
             balance_shed(f)
 
 
-cdef uint64_t heartbeat_ns(Front* f) noexcept nogil:
-    return f.now_ns
+# It stands still while a sync does not return: who watches it takes a stuck disk for a worker that is frozen.
+cdef uint64_t last_beat_ns(Front* f) noexcept nogil:
+    cdef uint64_t beat_ns = f.now_ns, began_ns
+    cdef int shard
+    for shard in range(f.shards):
+        if f.hosted[shard] != NULL:
+            began_ns = eo_load64(&f.hosted[shard].journal.sync_began_ns)
+            if began_ns != 0 and began_ns < beat_ns:
+                beat_ns = began_ns
+    return beat_ns
 
 
 cdef void begin_drain(Front* f) noexcept nogil:
