@@ -6,9 +6,6 @@ cdef enum:
     AHEAD_BYTES = 16 << 20                     # a tenth of a second at a million orders a second
     AHEAD_PAUSE_NS = 10000000
 
-cdef extern from "<time.h>" nogil:
-    int nanosleep(const timespec* wanted, timespec* left)
-
 
 # `populated`: up to where memory is there already.
 cdef uint64_t populate_ahead(uint8_t* base, uint64_t used, uint64_t reserved, uint64_t populated) noexcept nogil:

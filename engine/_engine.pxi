@@ -21,21 +21,27 @@ cdef class Engine:
         path = _os.fspath(directory)
         if not 0 < idempotency_entries_max <= ORDERS_MAX:
             raise ValueError(f"idempotency_entries_max: must be 1 to {ORDERS_MAX:,}")
-        self.writer = JournalWriter(path, segment_bytes=segment_bytes)
-        self.journal = &self.writer.journal
+        writer = JournalWriter(path, segment_bytes=segment_bytes)
         try:
-            last = self.writer.next_sequence - 1
-            self.shard = begun_shard(path, self.writer.log_id, last)
-            self.ahead = threading.Thread(target=self._stay_ahead, name="everopen-memory", daemon=True)
-            self.ahead.start()
+            last = writer.next_sequence - 1
+            self._adopt(writer, begun_shard(path, writer.log_id, last))
             recover(self.shard, path, last)
             if last == 0:
                 self.shard._activate(idempotency_window_ms, idempotency_entries_max)
                 self.writer.append(self.shard.record)
                 self.writer.kick()
         except BaseException:
+            writer.close()
             self.close()
             raise
+
+    cdef int _adopt(self, JournalWriter writer, Shard shard) except -1:
+        self.writer = writer
+        self.journal = &writer.journal
+        self.shard = shard
+        self.ahead = threading.Thread(target=self._stay_ahead, name="everopen-memory", daemon=True)
+        self.ahead.start()
+        return 0
 
     def __dealloc__(self):
         buffer_free(&self.batch)
@@ -128,7 +134,8 @@ cdef class Engine:
         eo_store64(&self.stopping, 1)
         if self.ahead is not None:
             self.ahead.join()
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
 
 # Logs a tick if one is due. Milliseconds, 1 to 1,000, until it is useful to ask again.

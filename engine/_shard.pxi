@@ -226,6 +226,12 @@ cdef class Shard:
     def save(self, path):
         save_snapshot(self.state, _os.fspath(path))
 
+    def save_in_child(self, path, uint64_t bytes_per_s=0):
+        return save_in_child(self.state, _os.fspath(path), bytes_per_s)
+
+    def check_in_child(self):
+        return check_in_child(self.state)
+
     @staticmethod
     def load(path, bytes log_id=None):
         return load_snapshot(_os.fspath(path), log_id)

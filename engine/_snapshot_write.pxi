@@ -271,18 +271,20 @@ cdef void write_remembered(SnapshotWriter* w, uint32_t handle) noexcept nogil:
     count_in(w.whole, remembered_digest(w.s, remembered))
 
 
-# The next partition that has something: header and payload in w.out. 0: there is none.
-cdef int write_section(SnapshotWriter* w) noexcept nogil:
+# The next partition that has something goes into the file, its header last: only then its length and CRC are known. 0:
+# there is none, or the file has failed.
+cdef int write_section(SnapshotWriter* w, SnapshotFile* file) noexcept nogil:
     cdef SectionHeader header
     cdef Placed* placed
-    if w.at == w.count:
+    cdef uint64_t begin = file.at
+    if w.at == w.count or file.error:
         return 0
     memset(&header, 0, sizeof(header))
     memset(w.business, 0, sizeof(w.business))
     memset(w.whole, 0, sizeof(w.whole))
     header.partition = w.placed[w.at].partition
+    file.at += sizeof(header)
     w.out.size = 0
-    buffer_end(&w.out, buffer_reserve(&w.out, sizeof(header)) + sizeof(header))
     while w.at < w.count and w.placed[w.at].partition == header.partition:
         placed = &w.placed[w.at]
         w8(w, <uint8_t>placed.item)
@@ -298,13 +300,21 @@ cdef int write_section(SnapshotWriter* w) noexcept nogil:
             write_remembered(w, placed.handle)
         header.items += 1
         w.at += 1
-    header.size = w.out.size - sizeof(header)
-    header.payload_crc = crc32c_of(w.out.data + sizeof(header), header.size, 0)
+        if w.out.size >= SNAPSHOT_CHUNK_BYTES:
+            write_payload(w, file, &header)
+    write_payload(w, file, &header)
     memcpy(header.business, w.business, 16)
     memcpy(header.whole, w.whole, 16)
     header.crc = crc32c_of(<uint8_t*>&header, sizeof(header) - 4, 0)
-    memcpy(w.out.data, &header, sizeof(header))
-    return 1
+    file_write(file, <uint8_t*>&header, sizeof(header), begin)
+    return file.error == 0
+
+
+cdef void write_payload(SnapshotWriter* w, SnapshotFile* file, SectionHeader* header) noexcept nogil:
+    header.payload_crc = crc32c_of(w.out.data, w.out.size, header.payload_crc)
+    header.size += w.out.size
+    file_append(file, w.out.data, w.out.size)
+    w.out.size = 0
 
 
 cdef uint32_t count_sections(const SnapshotWriter* w) noexcept nogil:
@@ -315,7 +325,7 @@ cdef uint32_t count_sections(const SnapshotWriter* w) noexcept nogil:
     return sections
 
 
-cdef bytes snapshot_header(const SnapshotWriter* w):
+cdef void write_snapshot_header(const SnapshotWriter* w, SnapshotFile* file) noexcept nogil:
     cdef SnapshotHeader header
     cdef State* s = w.s
     memset(&header, 0, sizeof(header))
@@ -331,37 +341,23 @@ cdef bytes snapshot_header(const SnapshotWriter* w):
     memcpy(header.business, s.business, 16)
     memcpy(header.whole, s.whole, 16)
     header.crc = crc32c_of(<uint8_t*>&header, sizeof(header) - 4, 0)
-    return (<uint8_t*>&header)[:sizeof(header)]
+    file_append(file, <uint8_t*>&header, sizeof(header))
 
 
-cdef object save_snapshot(State* s, str path):
-    """Under a temporary name first: a snapshot either is there whole, synced, or is not there."""
+# The whole state, as it is now, into an empty file.
+cdef void write_state(State* s, SnapshotFile* file) noexcept nogil:
     cdef SnapshotWriter w
-    cdef int more = 1
     memset(&w, 0, sizeof(w))
     w.s = s
-    temporary = f"{path}.tmp"
-    try:
-        with nogil:
-            place_everything(&w)
-            rank_lists(&w)
-        with open(temporary, "wb") as file:
-            file.write(snapshot_header(&w))
-            while True:
-                with nogil:
-                    more = write_section(&w)
-                if not more:
-                    break
-                file.write(<uint8_t[:w.out.size]>w.out.data)
-            file.flush()
-            _os.fsync(file.fileno())
-        _os.rename(temporary, path)
-        _sync_path(_os.path.dirname(path) or ".")
-    finally:
-        free(w.placed)
-        free(w.held.items)
-        free(w.purchased.items)
-        free(w.remembered.items)
-        free(w.to_match.items)
-        free(w.queued.items)
-        buffer_free(&w.out)
+    place_everything(&w)
+    rank_lists(&w)
+    write_snapshot_header(&w, file)
+    while write_section(&w, file):
+        pass
+    free(w.placed)
+    free(w.held.items)
+    free(w.purchased.items)
+    free(w.remembered.items)
+    free(w.to_match.items)
+    free(w.queued.items)
+    buffer_free(&w.out)

@@ -71,6 +71,7 @@ cdef extern from "<time.h>" nogil:
         long tv_sec
         long tv_nsec
     int clock_gettime(int clock, timespec* into) noexcept
+    int nanosleep(const timespec* wanted, timespec* left) noexcept
     int CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_BOOTTIME
 
 cdef extern from "<sys/eventfd.h>" nogil:

@@ -44,9 +44,9 @@ STAGES = [
     ],
     ["_crc32c", "_disk"],
     ["_journal_*"],
-    ["_snapshot_format", "_snapshot_write", "_snapshot_read", "_snapshot_section"],
+    ["_snapshot_format", "_snapshot_file", "_snapshot_write", "_snapshot_read", "_snapshot_section"],
     ["_route"],
-    ["_clock", "_ahead", "_shard", "_snapshot_load", "_engine"],
+    ["_clock", "_ahead", "_shard", "_snapshot_load", "_snapshot_save", "_engine", "_follow"],
     ["_nghttp2"],
     ["_front*"],
 ]
