@@ -94,6 +94,15 @@ class Shard:
         """Objects in memory by kind, and arena bytes."""
     def shop_ids(self) -> list[str]:
         """Every shop, in no order."""
+    def save_in_child(self, path: str, bytes_per_s: int = 0) -> int:
+        """Saves this moment's state in a forked child, at most so fast (0: as it goes), and returns its pid.
+
+        Exit code 0: the file is there, synced, read back and proved. The child ends with this thread.
+        """
+
+    def check_in_child(self) -> int:
+        """Checks every invariant of this moment in a forked child: its pid. Exit code 0: they hold; else it says why."""
+
     def save(self, path: str) -> None:
         """Writes a snapshot to `path` (temporary name, fsync, rename, directory fsync)."""
     @staticmethod
@@ -212,6 +221,42 @@ def drop_segments_before(path: str, sequence: int) -> int:
     """Removes the segments whose records the synced snapshot at `sequence` covers; returns how many."""
 
 SETTING_NAMES: tuple[str, ...]
+
+class Follower:
+    """A shard behind its leader, from the newest snapshot on. Used by one thread at a time, but for prepare().
+
+    `board_fd`, `workers`: the board in which the leader leaves digest marks; it may be closed afterwards. Raises
+    JournalDamaged, SnapshotDamaged, JournalFormatError, OSError.
+    """
+
+    shard: Shard
+    path: str
+    def __init__(
+        self, directory: str, *, segment_bytes: int = ..., board_fd: int = -1, workers: int = 0, shard: int = 0
+    ) -> None: ...
+    def follow(self, records_max: int = 65_536) -> int:
+        """Applies what the leader has published, and returns how many records. Releases the GIL.
+
+        Raises ReplayMismatch for the first record whose effects, or the first mark whose digest, are not the leader's;
+        JournalDamaged for what cannot be read.
+        """
+
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def lag(self) -> int:
+        """Records that the leader has published and that are not applied."""
+
+    def prepare(self) -> None:
+        """Makes a segment ahead of the takeover, unless there is one. Slow, on any thread; promote() ends it."""
+
+    def promote(self) -> Engine:
+        """Takes the lock, syncs and applies the rest, and goes on as the leader of the next epoch.
+
+        The follower is used up then. Raises JournalLocked while the leader has not ended, and what follow() raises.
+        """
+
+    def close(self) -> None: ...
 
 class NativeFront:
     """The native front of a worker, see docs/front.md. run() is the loop; what it uses is its own until it returns."""

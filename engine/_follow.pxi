@@ -28,16 +28,15 @@ cdef int follow_some(
 
 
 # The leader has ended, and its lock is held: what is on the disk is read to its end and applied, from where the
-# follower stands. The leader had at most one block on its way, so nothing further than the largest of them is looked at.
+# follower stands. The leader had at most one block on its way, so nothing further than that is looked at.
 cdef int follow_to_end(State* s, LogReader* r, uint64_t* done, const char** reason) noexcept nogil:
     cdef DurableSlot slot
     cdef int code
-    r.disk.list(r.disk, remove_temporary, r.disk)
     if durable_read(r.disk, &slot):
         r.known_durable = slot.sequence
     r.until_sequence = UINT64_MAX
     r.visible_segment = 0
-    r.tail_bytes_max = BLOCK_BYTES_MAX
+    r.intent = durable_intent(r.disk)
     code = log_settle(r, r.header.segment)
     r.chunk_bytes = 0
     while code == LOG_RECORD:

@@ -299,6 +299,7 @@ cdef class JournalWriter:
     cdef int _take_over(self, LogReader* end) except -1:
         """Goes on where a follower stands, at the end of the log."""
         cdef int code
+        self.journal.takes_over = True
         with nogil:
             code = journal_go_on(&self.journal, end)
         if code != LOG_RECORD:

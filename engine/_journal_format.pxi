@@ -30,6 +30,7 @@ cdef enum:
     DURABLE_SLOT_BYTES = 64
     DURABLE_SLOT_SPACING = 2048          # apart, so that one broken sector does not take both
     DURABLE_SLOT_CRC_AT = 60
+    DURABLE_INTENT_AT = 1024             # segment << 32 | where the block on its way ends, in units of 4 KiB
 
 cdef enum:
     SEGMENT_BYTES_MAX = 1 << 30          # offsets inside a segment fit 32 bits with room to spare
@@ -187,6 +188,19 @@ cdef void segment_name(char* into, uint64_t segment) noexcept nogil:
 
 cdef void segment_temporary_name(char* into, uint64_t segment) noexcept nogil:
     snprintf(into, SEGMENT_NAME_BYTES, "segment-%020llu.tmp", <unsigned long long>segment)
+
+
+# The number in "<20 digits>.log" or in "segment-<20 digits>.tmp"; 0: the name is another one.
+cdef uint64_t number_in_name(const char* name, const char* before, const char* after) noexcept nogil:
+    cdef size_t head = strlen(before), i
+    cdef uint64_t number = 0
+    if strlen(name) != head + 20 + strlen(after) or memcmp(name, before, head) != 0:
+        return 0
+    for i in range(20):
+        if not c"0" <= name[head + i] <= c"9":
+            return 0
+        number = number * 10 + <uint64_t>(name[head + i] - c"0")
+    return number if strcmp(name + head + 20, after) == 0 else 0
 
 
 cdef void durable_slot_write(uint8_t* mapped, DurableSlot* slot) noexcept nogil:

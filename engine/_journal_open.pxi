@@ -17,19 +17,6 @@ cdef int compare_numbers(const void* left, const void* right) noexcept nogil:
     return -1 if a < b else a > b
 
 
-# The number in "<20 digits>.log" or in "segment-<20 digits>.tmp"; 0: the name is another one.
-cdef uint64_t number_in_name(const char* name, const char* before, const char* after) noexcept nogil:
-    cdef size_t head = strlen(before), i
-    cdef uint64_t number = 0
-    if strlen(name) != head + 20 + strlen(after) or memcmp(name, before, head) != 0:
-        return 0
-    for i in range(20):
-        if not c"0" <= name[head + i] <= c"9":
-            return 0
-        number = number * 10 + <uint64_t>(name[head + i] - c"0")
-    return number if strcmp(name + head + 20, after) == 0 else 0
-
-
 cdef void survey_name(void* into, const char* name) noexcept nogil:
     cdef Survey* survey = <Survey*>into
     cdef uint64_t number = number_in_name(name, b"", b".log")
@@ -144,6 +131,17 @@ cdef uint64_t log_follow(LogReader* r) noexcept nogil:
     return slot.sequence
 
 
+# What a leader said last that it would write, for a reader that takes over from it.
+cdef uint64_t durable_intent(Disk* disk) noexcept nogil:
+    cdef uint64_t intent = 0
+    cdef int fd = disk.open(disk, b"durable", O_RDONLY)
+    if fd >= 0:
+        if disk.read(disk, fd, &intent, sizeof(intent), DURABLE_INTENT_AT) != sizeof(intent):
+            intent = 0
+        disk.close(disk, fd)
+    return intent
+
+
 # Makes sure that what is in the segments from `segment` on is on the disk, and that it is read from there: what an
 # earlier, failed sync left in the page cache must not pass for durable.
 cdef int log_settle(LogReader* r, uint64_t segment) noexcept nogil:
@@ -163,12 +161,6 @@ cdef int log_settle(LogReader* r, uint64_t segment) noexcept nogil:
         segment += 1
 
 
-cdef void remove_temporary(void* into, const char* name) noexcept nogil:
-    cdef Disk* disk = <Disk*>into
-    if number_in_name(name, b"segment-", b".tmp"):
-        disk.remove(disk, name)
-
-
 # Opens the log for writing. LOG_RECORD; else the reader has the fault. `end` is left where the log ended, unless it is
 # new. A log that is new gets `log_id` and begins at `first_sequence`; `exact`: one that is there must have that log_id.
 cdef int journal_open(
@@ -178,7 +170,6 @@ cdef int journal_open(
     cdef DurableSlot slot
     cdef size_t begin
     cdef int code
-    j.disk.list(j.disk, remove_temporary, j.disk)
     durable_read(j.disk, &slot)
     code = survey_log(&survey, end)
     if code == LOG_RECORD and survey.count == 0:

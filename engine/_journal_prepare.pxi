@@ -56,10 +56,10 @@ cdef int journal_prepare(Journal* j, uint64_t segment, int* fd) noexcept nogil:
     return segment_make(j.disk, name, j.segment_bytes, &j.stopping, fd)
 
 
-# A segment made ahead of an opening, so that a takeover waits for no disk. Whoever names it does so before the first
-# byte of it is written, and syncs the name before a second block is: zeros at its beginning mean zeros throughout.
+# A segment made ahead of an opening, so that a takeover waits for no disk. Its first 4 KiB are written before anything
+# else is, and its name is synced before a block is: zeros at its beginning mean zeros throughout.
 cdef int spare_make(Disk* disk, uint64_t bytes, const uint64_t* stopping) noexcept nogil:
-    cdef int fd = spare_open(disk, bytes)
+    cdef int fd = open_zeros(disk, b"spare.tmp", bytes)
     cdef int error
     if fd >= 0:
         disk.close(disk, fd)
@@ -71,11 +71,11 @@ cdef int spare_make(Disk* disk, uint64_t bytes, const uint64_t* stopping) noexce
     return 0 if disk.rename(disk, b"spare-unready.tmp", b"spare.tmp", True) == 0 else errno
 
 
-# A descriptor of the spare segment, if there is one that can be used; else -1.
-cdef int spare_open(Disk* disk, uint64_t bytes) noexcept nogil:
+# A descriptor of a segment that nothing was written to yet; -1: there is none.
+cdef int open_zeros(Disk* disk, const char* name, uint64_t bytes) noexcept nogil:
     cdef uint8_t head[SEGMENT_HEADER_BYTES + BLOCK_UNIT_BYTES]
     cdef uint8_t* aligned = <uint8_t*>((<size_t>head + BLOCK_UNIT_BYTES - 1) & ~<size_t>(BLOCK_UNIT_BYTES - 1))
-    cdef int fd = disk.open(disk, b"spare.tmp", O_RDWR | O_DIRECT)
+    cdef int fd = disk.open(disk, name, O_RDWR | O_DIRECT)
     if fd >= 0 and (disk.size(disk, fd) != <int64_t>bytes
                     or disk.read(disk, fd, aligned, SEGMENT_HEADER_BYTES, 0) != SEGMENT_HEADER_BYTES
                     or not log_is_zero(aligned, SEGMENT_HEADER_BYTES)):
@@ -86,7 +86,7 @@ cdef int spare_open(Disk* disk, uint64_t bytes) noexcept nogil:
 
 # The spare segment under the temporary name of the current one. 0: there is none.
 cdef bint journal_take_spare(Journal* j, const char* name) noexcept nogil:
-    cdef int fd = spare_open(j.disk, j.segment_bytes)
+    cdef int fd = open_zeros(j.disk, b"spare.tmp", j.segment_bytes)
     if fd < 0:
         return False
     if j.disk.rename(j.disk, b"spare.tmp", name, True) != 0:
@@ -117,9 +117,17 @@ cdef void journal_prepare_end(Journal* j, int error, int fd) noexcept nogil:
         journal_die(j, "preallocation", name, 0, error)
 
 
+cdef void journal_remove_temporary(void* into, const char* name) noexcept nogil:
+    cdef Journal* j = <Journal*>into
+    if number_in_name(name, b"segment-", b".tmp") or strcmp(name, b"spare-unready.tmp") == 0:
+        j.disk.remove(j.disk, name)
+
+
 cdef void journal_prepare_loop(Journal* j) noexcept nogil:
     cdef uint64_t retry_at_ns = 0
     cdef int error, fd = -1
+    # What former leaders had prepared. Not sooner: to give back the space of a segment takes its time.
+    j.disk.list(j.disk, journal_remove_temporary, j)
     pthread_mutex_lock(&j.lock)
     while not eo_load64(&j.stopping):
         if j.prepared or (j.prepare_failed and not j.prepare_wanted):
@@ -141,7 +149,10 @@ cdef int journal_begin(Journal* j, uint64_t previous_bytes) noexcept nogil:
     cdef char name[SEGMENT_NAME_BYTES]
     cdef int error = 0
     segment_temporary_name(name, j.segment)
-    if not journal_take_spare(j, name):
+    if j.takes_over:
+        # What the dead leader had prepared. It was alive a moment ago, so no power failed in the middle of a write.
+        j.fd = open_zeros(j.disk, name, j.segment_bytes)
+    if j.fd < 0 and not journal_take_spare(j, name):
         error = journal_prepare(j, j.segment, &j.fd)
     if error:
         return error

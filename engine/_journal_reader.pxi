@@ -35,7 +35,7 @@ cdef struct LogReader:
     uint64_t known_durable               # the log must not end before it
     uint64_t visible_segment             # while following: read no further than what the leader published
     uint64_t visible_bytes
-    uint64_t tail_bytes_max              # how far behind the last whole block a leader may have written; 0: anywhere
+    uint64_t intent                      # what a leader that ended a moment ago was writing; 0: it is not known
     uint8_t* chunk
     uint64_t chunk_at
     size_t chunk_bytes
@@ -305,6 +305,17 @@ cdef int log_tail_unit(LogReader* r, uint64_t at, uint64_t key) noexcept nogil:
     return LOG_TAIL_TORN
 
 
+# Nothing was written from there on: a leader says in `durable` where a block will end before it writes it, and writes one
+# at a time. Where it had gone on to the next segment, one unit is looked at.
+cdef uint64_t log_intent_end(LogReader* r) noexcept nogil:
+    cdef uint64_t end = (r.intent & UINT32_MAX) * BLOCK_UNIT_BYTES
+    if r.intent >> 32 < r.header.segment:
+        return r.header.segment_bytes
+    if r.intent >> 32 > r.header.segment or end <= r.offset:
+        end = r.offset + BLOCK_UNIT_BYTES
+    return end if end < r.header.segment_bytes else r.header.segment_bytes
+
+
 cdef int log_tail_decide(LogReader* r) noexcept nogil:
     """No whole block at `offset`, no next segment: the end, if each sector from here is zero or of one torn block."""
     cdef uint64_t key = log_stamp_key(r)
@@ -313,8 +324,8 @@ cdef int log_tail_decide(LogReader* r) noexcept nogil:
     cdef int unit
     cdef int tail = LOG_TAIL_SEALED if r.last_is_seal else LOG_TAIL_CLEAN
     r.chunk_bytes = 0                    # a leader may have written since it was read
-    if r.tail_bytes_max and end - at > r.tail_bytes_max:
-        end = at + r.tail_bytes_max
+    if r.intent:
+        end = log_intent_end(r)
     while at < end:
         unit = log_tail_unit(r, at, key)
         if r.fault_code:

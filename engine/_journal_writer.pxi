@@ -78,6 +78,7 @@ cdef struct Journal:
     uint64_t next_sequence
     uint64_t durable
     uint64_t stopping                    # changes under the lock
+    bint takes_over                      # from a leader that ended a moment ago
     uint64_t sync_began_ns               # of the commit that is on its way to the disk, CLOCK_MONOTONIC; 0: none
     # The sync thread's, once it runs; the segment number changes under the lock.
     int fd
@@ -389,6 +390,8 @@ cdef void journal_commit(Journal* j, int type, const uint8_t* payload, size_t si
     segment_name(name, j.segment)
     began = journal_now_ns(CLOCK_MONOTONIC)
     eo_store64(&j.sync_began_ns, began)
+    eo_store64(<uint64_t*>(j.durable_map + DURABLE_INTENT_AT),
+               j.segment << 32 | (j.offset + block_bytes) // BLOCK_UNIT_BYTES)
     j.block_sequence += records
     if not SAFE(SAFETY_ACK_AFTER_SYNC):
         journal_publish(j)

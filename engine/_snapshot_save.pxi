@@ -115,7 +115,9 @@ cdef const char* prove_section(Disk* disk, int fd, uint64_t* at, uint8_t* chunk,
         left -= size
     sum_add(sums, header.business[0], header.business[1])
     sum_add(sums + 2, header.whole[0], header.whole[1])
-    return NULL if crc == header.payload_crc else b"proving a section"
+    if crc != header.payload_crc:
+        return b"proving a section"
+    return NULL
 
 
 cdef bint read_whole(Disk* disk, int fd, uint8_t* into, size_t size, uint64_t at) noexcept nogil:
