@@ -101,7 +101,7 @@ class Shard:
         """
 
     def check_in_child(self) -> int:
-        """Checks every invariant of this moment in a forked child: its pid. Exit code 0: they hold; else it says why."""
+        """Checks every invariant of this moment in a forked child: its pid. Exit code 0: they hold."""
 
     def save(self, path: str) -> None:
         """Writes a snapshot to `path` (temporary name, fsync, rename, directory fsync)."""

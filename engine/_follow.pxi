@@ -1,7 +1,7 @@
-# A shard behind its leader: it applies what the leader has published as durable, compares at each mark, and can take over.
+# A shard behind its leader: it applies what the leader has published as durable, compares at marks, and can take over.
 
 # Applies at most `most` records. LOG_RECORD: there may be more at once. LOG_END: not before the leader publishes more.
-# Else a fault of the reader; or `reason` is set, and it is the record after the state's sequence that differs.
+# Else a fault of the reader; or `reason` is set, and the record after the first `done` ones differs.
 cdef int follow_some(
     State* s, LogReader* r, const MarkPage* marks, uint64_t most, uint64_t* done, const char** reason
 ) noexcept nogil:
@@ -22,7 +22,8 @@ cdef int follow_some(
                 and mark.sequence == s.sequence:
             digest = state_digest(s)
             if digest.low != mark.low or digest.high != mark.high:
-                reason[0] = b"the state digest is not that of the leader, though every record before was the same"
+                reason[0] = b"the state digest is not that of the leader, though every record was the same"
+                done[0] -= 1
                 return LOG_END
     return code
 
@@ -83,11 +84,11 @@ cdef class Follower:
     def follow(self, uint64_t records_max=65536):
         cdef State* s = self._state()
         cdef const char* reason = NULL
-        cdef uint64_t done = 0
+        cdef uint64_t done = 0, before = s.sequence
         cdef int code
         with nogil:
             code = follow_some(s, &self.reader, self.marks, records_max, &done, &reason)
-        self._judge(code, reason)
+        self._judge(code, reason, before + done + 1)
         return done
 
     cdef State* _state(self) except NULL:
@@ -95,9 +96,9 @@ cdef class Follower:
             raise ValueError("the follower has taken over, or is closed")
         return self.shard.state
 
-    cdef int _judge(self, int code, const char* reason) except -1:
+    cdef int _judge(self, int code, const char* reason, uint64_t sequence) except -1:
         if reason != NULL:
-            raise ReplayMismatch(self.shard.sequence + 1, f"{self.path}: {reason.decode()}")
+            raise ReplayMismatch(sequence, f"{self.path}: {reason.decode()}")
         if code != LOG_RECORD and code != LOG_END:
             _raise_log_fault(&self.reader, self.path)
         return 0
@@ -124,7 +125,7 @@ cdef class Follower:
     def promote(self):
         cdef State* s = self._state()
         cdef const char* reason = NULL
-        cdef uint64_t done = 0
+        cdef uint64_t done = 0, before = s.sequence
         cdef int code
         cdef JournalWriter writer = JournalWriter.__new__(JournalWriter)
         cdef Engine engine = Engine.__new__(Engine)
@@ -133,7 +134,7 @@ cdef class Follower:
         try:
             with nogil:
                 code = follow_to_end(s, &self.reader, &done, &reason)
-            self._judge(code, reason)
+            self._judge(code, reason, before + done + 1)
             writer._take_over(&self.reader)
             writer._start()
         except BaseException:

@@ -305,8 +305,8 @@ cdef int log_tail_unit(LogReader* r, uint64_t at, uint64_t key) noexcept nogil:
     return LOG_TAIL_TORN
 
 
-# Nothing was written from there on: a leader says in `durable` where a block will end before it writes it, and writes one
-# at a time. Where it had gone on to the next segment, one unit is looked at.
+# Nothing was written from there on: a leader says in `durable` where a block will end before it writes it, and writes
+# one at a time. Where it had gone on to the next segment, one unit is looked at.
 cdef uint64_t log_intent_end(LogReader* r) noexcept nogil:
     cdef uint64_t end = (r.intent & UINT32_MAX) * BLOCK_UNIT_BYTES
     if r.intent >> 32 < r.header.segment:
