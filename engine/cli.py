@@ -33,7 +33,7 @@ app = typer.Typer(
 journal = typer.Typer(help="Look into a log.", no_args_is_help=True)
 app.add_typer(journal, name="journal")
 
-FOLLOWERS_DEFAULT = 0
+FOLLOWERS_DEFAULT = 1
 DataDir = Annotated[Path, typer.Option("--data-dir", help="The data directory.", file_okay=False)]
 
 
@@ -115,8 +115,8 @@ def serve(
     configure(process="supervisor")
     from engine import front_settings
     from engine.limits import FOLLOWERS_MAX, HEARTBEAT_MS_DEFAULT, LIMITS
+    from engine.serve import serve as serve_until_signal
     from engine.supervisor import Settings
-    from engine.supervisor import serve as serve_until_signal
 
     count = workers or max(1, len(os.sched_getaffinity(0)) - 1)
     if count > LIMITS["WORKERS_MAX"]:

@@ -24,7 +24,7 @@ from engine import datadir, logs
 from engine._core import LIMITS, Engine, Follower, drop_segments_before, give_way
 from engine.channel import Channel, Message
 from engine.child import State, ended_by
-from engine.errors import JournalDamaged, ReplayMismatch, SnapshotDamaged
+from engine.errors import JournalDamaged, JournalFormatError, ReplayMismatch, SnapshotDamaged
 from engine.exits import Exit, in_words
 from engine.limits import BEAT_S, SNAPSHOT_BYTES_PER_S
 from engine.schedule import Schedule, position_of, schedule_of, segment_bytes_of
@@ -64,7 +64,10 @@ class Tail:
         self._segment_bytes = 0
         self._schedule: Schedule
         self._audit_due = True
+        self._saves = 0
         self._stop = threading.Event()
+        # Its snapshot is there, or will not be.
+        self.finished = threading.Event()
         self._child: Child | None = None
         self._thread = threading.Thread(target=self._run, name=f"everopen-follow-{shard}", daemon=True)
 
@@ -87,7 +90,7 @@ class Tail:
         try:
             self._open()
             self._follow()
-        except (ReplayMismatch, JournalDamaged, SnapshotDamaged) as error:
+        except (ReplayMismatch, JournalDamaged, JournalFormatError, SnapshotDamaged) as error:
             self._diverged(in_words(error))
         except BaseException:
             log.exception("the follower failed", shard=self.shard)
@@ -133,6 +136,8 @@ class Tail:
         self.caught_up = True
         self.lag = follower.lag
         self._channel.say("following", **self.following)
+        if self._start.once:
+            return
         threading.Thread(target=self._prepare, name=f"everopen-spare-{self.shard}", daemon=True).start()
 
     @property
@@ -141,7 +146,7 @@ class Tail:
         return {
             "shard": self.shard,
             "sequence": self.follower.sequence,
-            "level": self.level,
+            "level_now": self.level,
             "level_max": LIMITS["LEVEL_MAX"],
         }
 
@@ -152,9 +157,11 @@ class Tail:
             try:
                 self.follower.prepare()
             except OSError as error:
-                log.warning(
-                    "no segment can be prepared; a takeover would take longer", shard=self.shard, error=str(error)
-                )
+                if self._stop.is_set():
+                    # It was told to leave off.
+                    return
+                text = "no segment can be prepared; a takeover would take longer"
+                log.warning(text, shard=self.shard, error=str(error))
             self._stop.wait(10 * LOOK_S)
 
     def _look(self, follower: Follower) -> None:
@@ -169,6 +176,9 @@ class Tail:
                 self._audited(code)
             else:
                 self._saved(child, code)
+        if self._start.once:
+            self._once(follower)
+            return
         if self._audit_due and self.caught_up and _forking.acquire(blocking=False):
             # What it begins with came from a file and a log; from now on each record is compared.
             self._audit_due = False
@@ -180,7 +190,14 @@ class Tail:
             self._schedule.tried(position, now_s)
             self._save(follower)
 
+    def _once(self, follower: Follower) -> None:
+        if self.caught_up and not self._saves and _forking.acquire(blocking=False):
+            self._save(follower)
+        if self._saves and self._child is None:
+            self.finished.set()
+
     def _save(self, follower: Follower) -> None:
+        self._saves += 1
         # Of one that was killed in the middle.
         for left in self._directory.glob("snapshot-*.snap.tmp"):
             left.unlink(missing_ok=True)
@@ -266,11 +283,14 @@ class StandingBy:
         self._tails = {shard: Tail(channel, shard, start) for shard in start.hosted}
         self._relay = start.relay
         self._beats: asyncio.Task[None] | None = None
+        self._promotion = False
 
     def begin(self) -> None:
         for tail in self._tails.values():
             tail.begin()
         self._beats = self._tasks.create_task(self._beat())
+        if self.start.once:
+            threading.Thread(target=self._end_when_finished, daemon=True).start()
 
     def hear(self, message: Message) -> StandingBy | Worker:
         match message.kind:
@@ -291,6 +311,12 @@ class StandingBy:
         following = [tail.following for tail in self._tails.values() if tail.caught_up]
         return self.start.as_state() | {"role": "follower", "following": following}, self.start.fds
 
+    def _end_when_finished(self) -> None:
+        for tail in self._tails.values():
+            tail.finished.wait()
+        if not self._promotion:
+            os._exit(Exit.OK)
+
     async def _beat(self) -> None:
         """Says that all of it lives: a thread that has begun to follow must have gone on since the last time."""
         before: dict[int, int] = {}
@@ -302,6 +328,7 @@ class StandingBy:
             await asyncio.sleep(BEAT_S)
 
     def _promoted(self) -> Worker:
+        self._promotion = True
         for tail in self._tails.values():
             tail.stop()
         if self._beats is not None:

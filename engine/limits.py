@@ -38,6 +38,8 @@ SUCCESSOR_S_MAX: Final = 600.0
 FOLLOWERS_MAX: Final = 1
 SNAPSHOT_BYTES_DEFAULT: Final = 1024**3
 SNAPSHOT_S_DEFAULT: Final = 900
+# Whether somebody has to be started for a snapshot is looked at this often.
+REPLAY_LOOK_S: Final = 1.0
 # What the child that writes a snapshot takes of the disk at most, so that the log's own writes find it free.
 SNAPSHOT_BYTES_PER_S: Final = 64 * 1024**2
 # Connects that wait for a worker to accept them; the kernel may allow less.

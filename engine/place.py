@@ -89,7 +89,7 @@ class Cluster(Protocol):
     def now_s(self) -> float: ...
     def spawn(self, place: Place, name: str) -> Member: ...
     def begin(self, place: Place, member: Member, kind: str) -> None:
-        """Tells it everything it needs to lead (`start`) or to stand by (`follow`)."""
+        """Tells it everything it needs to lead (`start`) or to stand by (`follow`, `replay`)."""
 
     def link(self, number: int) -> None:
         """Makes new links between a worker and all that it has to do with."""
@@ -154,12 +154,19 @@ class Place:
 
     def stand_by(self) -> None:
         self._follow_due = False
-        if not self.wants_follower:
-            return
-        self.follower = self._cluster.spawn(self, f"follower {self.number}")
+        if self.wants_follower:
+            self._follow("follower", "follow")
+
+    def replay(self) -> None:
+        """Somebody who stands by for as long as it takes to write a snapshot."""
+        if self.follower is None and not self.refused:
+            self._follow("replayer", "replay")
+
+    def _follow(self, name: str, kind: str) -> None:
+        self.follower = self._cluster.spawn(self, f"{name} {self.number}")
         self._follower_backoff.began(self._cluster.now_s)
         self._cluster.members_changed()
-        self._cluster.begin(self, self.follower, "follow")
+        self._cluster.begin(self, self.follower, kind)
 
     @property
     def wants_follower(self) -> bool:
@@ -221,7 +228,12 @@ class Place:
 
     def settle(self) -> None:
         """After anything has happened: what is due, if everything is as it should be."""
-        if not self.serves or self._cluster.ending:
+        if self._cluster.ending:
+            return
+        if self.leader is None and self.leads and self.is_followed:
+            # It was not ready when the leader ended, or there was no supervisor.
+            self.promote()
+        if not self.serves:
             return
         for old in self.retired:
             if not old.leaving:
@@ -281,7 +293,7 @@ class Place:
     @staticmethod
     def _knows_level(member: Member, said: dict[str, Any]) -> None:
         member.level_max = said["level_max"]
-        member.levels[said["shard"]] = said["level"]
+        member.levels[said["shard"]] = said["level_now"]
 
     def level_due(self) -> bool:
         """Every process that reads these logs knows a newer level than theirs, and the leader has not been told yet."""
@@ -381,7 +393,7 @@ class Place:
             self._cluster.later(wait_s, self.start)
 
     def _follower_ended(self, member: Member, code: int | None) -> None:
-        if self._cluster.ending or member.leaving or self.refused:
+        if self._cluster.ending or member.leaving or self.refused or not self.followed:
             self._say(member, code)
         else:
             wait_s = self._follower_backoff.ended(self._cluster.now_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine import datadir
@@ -32,6 +33,36 @@ class Schedule:
 
     def taken(self, sequence: int) -> None:
         self._sequence = sequence
+
+
+class Replays:
+    """Which shards that nobody follows are due, as the supervisor sees it."""
+
+    def __init__(self, directories: Sequence[Path], bytes_max: int, seconds_max: float, now_s: float) -> None:
+        self._directories = directories
+        self._segment_bytes = [segment_bytes_of(directory) for directory in directories]
+        self._schedules = [schedule_of(directory, bytes_max, seconds_max, now_s) for directory in directories]
+
+    def begin(self, shards: Sequence[int], now_s: float) -> bool:
+        """Whether one of them is due; then all of them are taken now."""
+        positions = {shard: position_of(self._directories[shard], self._segment_bytes[shard]) for shard in shards}
+        if not any(
+            self._schedules[shard].due(position, sequence_of(self._directories[shard]), now_s)
+            for shard, position in positions.items()
+        ):
+            return False
+        for shard, position in positions.items():
+            self._schedules[shard].tried(position, now_s)
+        return True
+
+    def taken(self, shard: int, sequence: int) -> None:
+        self._schedules[shard].taken(sequence)
+
+
+def sequence_of(directory: Path) -> int:
+    """What is durable."""
+    durable = journal_durable(str(directory))
+    return 0 if durable is None else int(durable["sequence"])
 
 
 def position_of(directory: Path, segment_bytes: int) -> int:

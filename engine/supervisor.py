@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -23,8 +21,8 @@ from typing import Any
 
 import structlog
 
-from engine import adoption, datadir, runtime
-from engine._core import Board, board_create
+from engine import runtime
+from engine._core import Board
 from engine.adoption import Orphan
 from engine.channel import Message
 from engine.child import Child
@@ -35,7 +33,6 @@ from engine.limits import (
     HEARTBEAT_MS_DEFAULT,
     SNAPSHOT_BYTES_DEFAULT,
     SNAPSHOT_S_DEFAULT,
-    WATCH_S,
 )
 from engine.links import Links
 from engine.listen import Address, Listeners, UnixAddress
@@ -43,6 +40,7 @@ from engine.partition_map import PartitionMap, WorkerState, hosted_by
 from engine.place import Member, Place, Recovered
 from engine.post import Post
 from engine.upgrade import Caller, Upgrade
+from engine.watch import Watch
 
 log = structlog.get_logger()
 
@@ -84,51 +82,6 @@ class Phase(IntEnum):
     ENDING = 5
 
 
-def serve(settings: Settings) -> int:
-    """Serves until a signal; returns the exit code. Raises EveropenError for what keeps it from starting."""
-    with ExitStack() as stack:
-        directories = datadir.create_or_open(settings.data_dir, settings.shards)
-        lock = stack.enter_context(runtime.exclusive(settings.data_dir))
-        folder = runtime.private_folder(settings.data_dir)
-        meeting = stack.enter_context(closing(runtime.supervisor_socket(folder)))
-        children = stack.enter_context(closing(runtime.Children(settings.data_dir)))
-        orphans = adoption.gather(children, meeting, settings.fingerprint)
-        if not orphans:
-            children.wait_for_all()
-            datadir.refuse_if_locked(directories)
-        children.hold()
-        listeners = Listeners()
-        stack.callback(listeners.close)
-        listeners.open(settings.listen, settings.workers, adoption.listening(orphans))
-        for address in settings.listen:
-            if not address.is_loopback:
-                log.warning("serving in plaintext to other machines", address=str(address))
-        board = adoption.board(orphans)
-        if board is None:
-            board = board_create(settings.workers)
-        stack.callback(os.close, board)
-        # A terminal that goes away is no reason to stop. Children inherit that.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        supervisor = Supervisor(settings, directories, listeners, board, folder, meeting, children)
-        code = asyncio.run(supervisor.run(orphans))
-        if code == EXEC:
-            _replace_program(lock)
-        shutil.rmtree(folder, ignore_errors=True)
-        return code
-
-
-def _replace_program(lock: int) -> None:
-    """The same process goes on with the program as it is on the disk now. All that it has open is closed, but the lock.
-
-    A signal that comes meanwhile waits until there is somebody to hear it.
-    """
-    sys.stdout.flush()
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    os.set_inheritable(lock, True)
-    os.environ[runtime.LOCK_VARIABLE] = str(lock)
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
-
-
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -149,7 +102,6 @@ class Supervisor:
         self._directories = directories
         self._listeners = listeners
         self._board = board
-        self._slots = Board(board, settings.workers)
         self._folder = folder
         self._meeting = meeting
         self._children = children
@@ -168,7 +120,7 @@ class Supervisor:
         self.control = Post(self, "control server", "engine.control", paths, self._begin_control, self._control_said)
         self.posts = [self.control]
         self.upgrade: Upgrade | None = None
-        self._looked_s = 0.0
+        self._watch = Watch(self, Board(board, settings.workers), directories)
         # For those who wait for anything to happen.
         self._changed = asyncio.Event()
 
@@ -177,6 +129,14 @@ class Supervisor:
     @property
     def starting(self) -> bool:
         return self._phase == Phase.STARTING
+
+    @property
+    def serving(self) -> bool:
+        return self._phase == Phase.SERVING
+
+    @property
+    def upgrading(self) -> bool:
+        return self.upgrade is not None
 
     @property
     def ending(self) -> bool:
@@ -198,6 +158,8 @@ class Supervisor:
                     self._links.taken(place.number, message["worker"], message["serial"])
             else:
                 place.heard(member, message)
+            if message.kind == "snapshot":
+                self._watch.taken(message["shard"], message["sequence"])
             self.go_on()
 
         def ended(member: Member, code: int | None) -> None:
@@ -210,7 +172,9 @@ class Supervisor:
 
     def begin(self, place: Place, member: Member, kind: str) -> None:
         shared, direct = self._listeners.shared, self._listeners.direct[place.number]
-        fields = self.follow_fields() if kind == "follow" else {}
+        fields: dict[str, Any] = {}
+        if kind != "start":
+            fields = {"snapshot_bytes": self.settings.snapshot_bytes, "snapshot_s": self.settings.snapshot_s}
         member.send(
             kind,
             [self._board, *(listener.fileno() for listener in (*shared, *direct))],
@@ -227,9 +191,6 @@ class Supervisor:
             **fields,
         )
         self.go_on()
-
-    def follow_fields(self) -> dict[str, Any]:
-        return {"snapshot_bytes": self.settings.snapshot_bytes, "snapshot_s": self.settings.snapshot_s}
 
     @property
     def home(self) -> dict[str, str]:
@@ -293,8 +254,7 @@ class Supervisor:
             for place in self.places:
                 place.start()
             self.control.start()
-            self._looked_s = loop.time()
-            loop.call_later(WATCH_S, self._watch)
+            self._watch.begin()
             self.go_on()
             code = await self._done
             return code
@@ -353,17 +313,6 @@ class Supervisor:
         """An error of the supervisor's own: what it knows may be wrong, so all of it ends."""
         if not self._done.done():
             self._done.set_exception(context.get("exception") or RuntimeError(context["message"]))
-
-    def _watch(self) -> None:
-        """Who shows no heartbeat, of those that should."""
-        self.later(WATCH_S, self._watch)
-        now_s = self.now_s
-        since_s, self._looked_s = now_s - self._looked_s, now_s
-        if self._phase != Phase.SERVING:
-            return
-        heartbeats = {slot["pid"]: slot["heartbeat_ns"] for slot in self._slots.slots()}
-        for place in self.places:
-            place.watch(heartbeats, since_s, 2 * WATCH_S, self.settings.heartbeat_ms / 1_000)
 
     # Those who call: everopen upgrade.
 

@@ -30,6 +30,8 @@ from engine.partition_map import hosted_by
 
 # Engines are asked this often whether the clock misbehaved.
 NOTES_S = 1.0
+# A takeover that takes longer is one that callers should hear of.
+TAKEOVER_S = 0.25
 # For what is no connection: logs, links, listeners, the relay.
 DESCRIPTORS_RESERVED = 1_024
 
@@ -54,12 +56,15 @@ class Start:
     direct_fds: list[int]
     # What is for who stands by.
     follow: dict[str, Any] = field(default_factory=dict)
+    # Whether it stands by only until it has written a snapshot.
+    once: bool = False
 
     @classmethod
     def of(cls, message: Message) -> Start:
         fields = dict(message.fields)
         shared = fields.pop("shared_listeners")
-        if message.kind == "follow":
+        if message.kind != "start":
+            fields["once"] = message.kind == "replay"
             fields["follow"] = {name: fields.pop(name) for name in ("snapshot_bytes", "snapshot_s")}
         board_fd, *listeners = message.fds
         return cls(
@@ -126,8 +131,23 @@ class Worker:
         self._loop_thread = threading.Thread(target=self._run_front, name="everopen-front", daemon=True)
 
     def begin(self) -> None:
-        """Listens first, so that callers who come early hear that the log is being recovered."""
         self._front.relay_to(self._relay)
+        hosting = [self._tasks.create_task(self._host(shard)) for shard in self.start.hosted]
+        self._tasks.create_task(self._note())
+        if self._takes_over:
+            self._tasks.create_task(self._listen_after(hosting))
+        else:
+            self._listen()
+
+    async def _listen_after(self, hosting: list[asyncio.Task[None]]) -> None:
+        """A takeover is over in no time, so whoever comes meanwhile waits, also over links, rather than being refused."""
+        if hosting:
+            await asyncio.wait(hosting, timeout=TAKEOVER_S)
+        if not self._closing:
+            self._listen()
+
+    def _listen(self) -> None:
+        """Also before logs are open: callers who come early hear that they are being recovered."""
         for fd in self.start.shared_fds:
             self._front.listen(fd, True)
         for fd in self.start.direct_fds:
@@ -135,9 +155,6 @@ class Worker:
         self._loop_thread.start()
         self._listening = True
         self._channel.say("listening")
-        for shard in self.start.hosted:
-            self._tasks.create_task(self._host(shard))
-        self._tasks.create_task(self._note())
 
     def hear(self, message: Message) -> Worker:
         if self._closing:
@@ -209,7 +226,7 @@ class Worker:
             "log_id": engine.log_id.hex(),
             "sequence": sequence,
             "seconds": round(time.monotonic() - began, 3),
-            "level": level_of(engine),
+            "level_now": level_of(engine),
             "level_max": LIMITS["LEVEL_MAX"],
         }
         self._channel.say("recovered", **self._recovered[shard])
@@ -259,6 +276,9 @@ class Worker:
         self._engines.clear()
 
     async def _drain(self) -> None:
+        if not self._listening:
+            # Told to end in the middle of a takeover.
+            self._listen()
         self._front.drain()
         complete = await asyncio.to_thread(self._front.drained, float(DRAIN_S_MAX))
         if not complete:
@@ -270,8 +290,9 @@ class Worker:
         if self._draining:
             # Who has no supervisor is told both at once.
             await self._drained.wait()
-        self._front.stop()
-        await asyncio.to_thread(self._loop_thread.join)
+        if self._listening:
+            self._front.stop()
+            await asyncio.to_thread(self._loop_thread.join)
         self._front.close()
         await asyncio.to_thread(self._seal)
         # Not the ordinary end, which would wait for a log that is still being opened in another thread.

@@ -32,10 +32,10 @@ SHARD = re.compile(r"everopen: shard \d+, log ([0-9a-f]{32}), sequence (\d+), re
 SEGMENT_BYTES = 1024 * 1024
 
 
-def everopen(*arguments: str | Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-    """Runs the command line to its end."""
+def everopen(*arguments: str | Path, timeout_s: float = 120, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Runs the command line to its end. root: where the program is."""
     command = [sys.executable, "-m", "engine", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
 class Server:
@@ -50,8 +50,9 @@ class Server:
         listen: str = "127.0.0.1:0",
         segment_bytes: int = SEGMENT_BYTES,
         environment: Mapping[str, str] | None = None,
+        root: Path = ROOT,
     ) -> None:
-        """environment: beside that of this process."""
+        """environment: beside that of this process. root: where the program is."""
         self.data_dir = data_dir
         self.log_path = data_dir.parent / f"{data_dir.name}.stderr"
         command = [sys.executable, "-m", *self.PROGRAM, "--data-dir", str(data_dir), "--listen", listen]
@@ -62,7 +63,7 @@ class Server:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=root,
                 env={**os.environ, **(environment or {})},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

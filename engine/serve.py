@@ -1,0 +1,64 @@
+"""`everopen serve`, before and after its loop: what is taken from a former supervisor, and what is made anew."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from contextlib import ExitStack, closing
+
+import structlog
+
+from engine import adoption, datadir, runtime
+from engine._core import board_create
+from engine.listen import Listeners
+from engine.supervisor import EXEC, STOPPING, Settings, Supervisor
+
+log = structlog.get_logger()
+
+
+def serve(settings: Settings) -> int:
+    """Serves until a signal; returns the exit code. Raises EveropenError for what keeps it from starting."""
+    with ExitStack() as stack:
+        directories = datadir.create_or_open(settings.data_dir, settings.shards)
+        lock = stack.enter_context(runtime.exclusive(settings.data_dir))
+        folder = runtime.private_folder(settings.data_dir)
+        meeting = stack.enter_context(closing(runtime.supervisor_socket(folder)))
+        children = stack.enter_context(closing(runtime.Children(settings.data_dir)))
+        orphans = adoption.gather(children, meeting, settings.fingerprint)
+        if not orphans:
+            children.wait_for_all()
+            datadir.refuse_if_locked(directories)
+        children.hold()
+        listeners = Listeners()
+        stack.callback(listeners.close)
+        listeners.open(settings.listen, settings.workers, adoption.listening(orphans))
+        for address in settings.listen:
+            if not address.is_loopback:
+                log.warning("serving in plaintext to other machines", address=str(address))
+        board = adoption.board(orphans)
+        if board is None:
+            board = board_create(settings.workers)
+        stack.callback(os.close, board)
+        # A terminal that goes away is no reason to stop. Children inherit that.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        supervisor = Supervisor(settings, directories, listeners, board, folder, meeting, children)
+        code = asyncio.run(supervisor.run(orphans))
+        if code == EXEC:
+            _replace_program(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+        return code
+
+
+def _replace_program(lock: int) -> None:
+    """The same process goes on with the program as it is on the disk now. All that it has open is closed, but the lock.
+
+    A signal that comes meanwhile waits until there is somebody to hear it.
+    """
+    sys.stdout.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    os.set_inheritable(lock, True)
+    os.environ[runtime.LOCK_VARIABLE] = str(lock)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
