@@ -140,7 +140,7 @@ class Worker:
             self._listen()
 
     async def _listen_after(self, hosting: list[asyncio.Task[None]]) -> None:
-        """A takeover is over in no time, so whoever comes meanwhile waits, also over links, rather than being refused."""
+        """A takeover is over in no time: whoever comes meanwhile waits, also over links, and is not refused."""
         if hosting:
             await asyncio.wait(hosting, timeout=TAKEOVER_S)
         if not self._closing:
