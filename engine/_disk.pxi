@@ -32,6 +32,7 @@ cdef extern from *:
         void (*die)(struct Disk *disk);                                        /* ends the process, if it is one */
         void *owner;                                                           /* the simulation's */
         int dir_fd;                                                            /* the real one's */
+        void (*expect)(struct Disk *disk, int fd, uint64_t at, size_t size);   /* it is read soon; NULL: so what */
     } Disk;
 
     static int disk_open(Disk *d, const char *name, int flags) {
@@ -57,6 +58,10 @@ cdef extern from *:
     static int disk_sync(Disk *d, int fd) { (void)d; return fdatasync(fd); }
     static int disk_allocate(Disk *d, int fd, uint64_t size) { (void)d; return posix_fallocate(fd, 0, (off_t)size); }
     static void disk_forget(Disk *d, int fd) { (void)d; posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED); }
+    static void disk_expect(Disk *d, int fd, uint64_t at, size_t size) {
+        (void)d;
+        posix_fadvise(fd, (off_t)at, (off_t)size, POSIX_FADV_WILLNEED);
+    }
     static int disk_rename(Disk *d, const char *from, const char *to, int replace) {
         if (replace) return renameat(d->dir_fd, from, d->dir_fd, to);
         if (renameat2(d->dir_fd, from, d->dir_fd, to, RENAME_NOREPLACE) == 0) return 0;
@@ -91,7 +96,7 @@ cdef extern from *:
 
     static const Disk REAL_DISK = {
         disk_open, disk_close, disk_size, disk_read, disk_write, disk_sync, disk_allocate, disk_forget, disk_rename,
-        disk_remove, disk_sync_names, disk_list, disk_map, disk_unmap, disk_die, NULL, -1,
+        disk_remove, disk_sync_names, disk_list, disk_map, disk_unmap, disk_die, NULL, -1, disk_expect,
     };
     """
     ctypedef void DiskName(void* into, const char* name) noexcept nogil
@@ -114,5 +119,6 @@ cdef extern from *:
         void (*die)(Disk* disk) noexcept nogil
         void* owner
         int dir_fd
+        void (*expect)(Disk* disk, int fd, uint64_t at, size_t size) noexcept nogil
 
     const Disk REAL_DISK

@@ -17,6 +17,7 @@ cdef enum LogTail:
 
 cdef enum:
     LOG_CHUNK_BYTES = 1048576
+    LOG_AHEAD_BYTES = 8388608
 
 cdef struct LogReader:
     Disk* disk
@@ -190,6 +191,8 @@ cdef const uint8_t* log_view(LogReader* r, uint64_t at, size_t size, uint64_t en
                          "read" if got < 0 else "the file ends before its segment does")
             return NULL
         r.chunk_bytes += got
+    if end > at + r.chunk_bytes and r.disk.expect != NULL:
+        r.disk.expect(r.disk, r.fd, at + r.chunk_bytes, LOG_AHEAD_BYTES)
     return r.chunk
 
 

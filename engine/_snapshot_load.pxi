@@ -14,6 +14,7 @@ cdef object load_snapshot(str path, bytes log_id):
                 raise SnapshotDamaged(path, "header", 0, "the file is empty") from None
         view = mapped
         try:
+            mapped.madvise(_mmap.MADV_WILLNEED)
             return _load(r, path, view, log_id)
         finally:
             view = None
