@@ -11,7 +11,6 @@ A batch that was not answered may be there or not; it is sent again, and being t
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -209,13 +208,12 @@ def _checked(size: bytes) -> int:
 
 async def work(channel: Channel) -> None:
     """Until the supervisor says `close`."""
-    heard = messages(channel)
+    heard = messages(channel, lambda: ({"path": start["path"]}, []))
     start = await anext(heard)
     archive = Archive([Path(directory) for directory in start["directories"]])
     # asyncio replaces what a dead one left there.
     server = await asyncio.start_unix_server(archive.serve, start["path"], backlog=LISTEN_BACKLOG)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, channel.send, "leaving")
-    channel.send("listening")
+    channel.say("listening")
     async for message in heard:
         match message.kind:
             case "drain":
