@@ -16,7 +16,7 @@ CHECKED := engine clients/python bench tests scripts setup.py
 # Two shells may build one tree at the same time; the lock lets one of them wait instead of breaking both.
 LOCKED = @mkdir -p build && flock build/.lock $(MAKE)
 
-.PHONY: help build demo test check bench proto fuzz faults test-asan test-debug test-long coverage lock clean
+.PHONY: help build demo test check bench kills proto fuzz faults test-asan test-debug test-long coverage lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ check: build ## lint, types and tidiness
 bench: build ## measure; each file of bench/ states load, machine and exclusions
 	$(LOCKED) $(STAMPS)/probes
 	$(PYTHON) -m bench
+
+kills: build ## kill EVEROPEN_KILLS processes (500) under load, then read the log for what was lost or doubled
+	$(PYTHON) -m bench.kills
 
 proto: ## regenerate the Python stubs from proto/
 	$(LOCKED) --always-make $(STAMPS)/proto

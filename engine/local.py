@@ -108,6 +108,12 @@ class LocalEngine:
         self._process.wait()
         self._close()
 
+    def kill_supervisor(self) -> None:
+        """SIGKILL to it alone: its children go on, and an engine with the same arguments adopts them."""
+        self._process.kill()
+        self._process.wait()
+        self._close()
+
     def _close(self) -> None:
         for end in (self._process.stdin, self._process.stdout):
             if end is not None:
