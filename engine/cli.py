@@ -116,7 +116,7 @@ def serve(
     from engine import front_settings
     from engine.limits import FOLLOWERS_MAX, HEARTBEAT_MS_DEFAULT, LIMITS
     from engine.serve import serve as serve_until_signal
-    from engine.supervisor import Settings
+    from engine.settings import Settings
 
     count = workers or max(1, len(os.sched_getaffinity(0)) - 1)
     if count > LIMITS["WORKERS_MAX"]:

@@ -26,6 +26,7 @@ from engine.channel import Channel, Message
 from engine.child import State, ended_by
 from engine.errors import JournalDamaged, JournalFormatError, ReplayMismatch, SnapshotDamaged
 from engine.exits import Exit, in_words
+from engine.feeding import Feeding
 from engine.limits import BEAT_S, SNAPSHOT_BYTES_PER_S
 from engine.schedule import Schedule, position_of, schedule_of, segment_bytes_of
 from engine.worker import Start, Worker
@@ -52,7 +53,6 @@ class Tail:
 
     def __init__(self, channel: Channel, shard: int, start: Start) -> None:
         self.shard = shard
-        self.level = LIMITS["LEVEL_MAX"]
         self.follower: Follower | None = None
         self.caught_up = False
         self.lag = 0
@@ -65,10 +65,14 @@ class Tail:
         self._schedule: Schedule
         self._audit_due = True
         self._saves = 0
+        self._fed = self.caught_up and (
+            not hasattr(self.follower.shard, "closed") or self._feeding.go_on(self.follower.shard, now_s)
+        )
         self._stop = threading.Event()
         # Its snapshot is there, or will not be.
         self.finished = threading.Event()
         self._child: Child | None = None
+        self._feeding = Feeding(channel, shard, start.follow["archive"])
         self._thread = threading.Thread(target=self._run, name=f"everopen-follow-{shard}", daemon=True)
 
     def begin(self) -> None:
@@ -96,6 +100,7 @@ class Tail:
             log.exception("the follower failed", shard=self.shard)
             os._exit(Exit.WRONG)
         finally:
+            self._feeding.stop()
             if self._child is not None:
                 self._child.kill()
 
@@ -124,8 +129,12 @@ class Tail:
                 pause_s = PAUSE_S_MIN
             elif not self.caught_up:
                 self._catches_up(self.follower)
-            if time.monotonic() >= look_s:
-                look_s = time.monotonic() + LOOK_S
+            now_s = time.monotonic()
+            self._fed = self.caught_up and (
+                not hasattr(self.follower.shard, "closed") or self._feeding.go_on(self.follower.shard, now_s)
+            )
+            if now_s >= look_s:
+                look_s = now_s + LOOK_S
                 self.lag = self.follower.lag
                 self._look(self.follower)
             if applied < RECORDS_MAX:
@@ -146,7 +155,7 @@ class Tail:
         return {
             "shard": self.shard,
             "sequence": self.follower.sequence,
-            "level_now": self.level,
+            "level_now": getattr(self.follower.shard, "level", 1),
             "level_max": LIMITS["LEVEL_MAX"],
         }
 
@@ -191,7 +200,7 @@ class Tail:
             self._save(follower)
 
     def _once(self, follower: Follower) -> None:
-        if self.caught_up and not self._saves and _forking.acquire(blocking=False):
+        if self._fed and not self._saves and _forking.acquire(blocking=False):
             self._save(follower)
         if self._saves and self._child is None:
             self.finished.set()

@@ -116,6 +116,8 @@ class Place:
         self.leads = 0
         # A follower of this log ended because it found leader and log, or log and state, to differ.
         self.refused = False
+        # By shard: what was closed up to there is in the archive.
+        self.archived: dict[int, int] = {}
         self._cluster = cluster
         self._backoff = Backoff()
         self._follower_backoff = Backoff()
@@ -150,6 +152,7 @@ class Place:
         leader = self._cluster.spawn(self, f"worker {self.number}")
         self._leads(leader)
         self._cluster.begin(self, leader, "start")
+        self._tell_archived(leader)
         self._cluster.link(self.number)
 
     def stand_by(self) -> None:
@@ -180,11 +183,16 @@ class Place:
         new.name = f"worker {self.number}"
         log.info(f"{new.name} is taken over by its follower", pid=new.pid, lag=new.lag)
         new.send("promote")
+        self._tell_archived(new)
         self._leads(new)
         for old in self.retired:
             if self.shards and not old.leaving:
                 self._cluster.link_successor(self.number, old, new)
         self._cluster.link(self.number)
+
+    def _tell_archived(self, leader: Member) -> None:
+        for shard, sequence in self.archived.items():
+            leader.send("archived", shard=shard, sequence=sequence)
 
     def _leads(self, member: Member) -> None:
         self.leader = member
@@ -270,8 +278,9 @@ class Place:
             case "snapshot_failed":
                 log.error("a snapshot failed; nothing is dropped, and it is tried again when due", **message.fields)
             case "archived":
+                self.archived[message["shard"]] = message["sequence"]
                 if self.leader is not None:
-                    self.leader.send("archived", shard=message["shard"], sequence=message["sequence"])
+                    self.leader.send("archived", **message.fields)
             case "diverged":
                 self.refused = True
                 text = "a follower ends, and none is started for this log again: somebody has to look at it"

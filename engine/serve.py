@@ -14,7 +14,8 @@ import structlog
 from engine import adoption, datadir, runtime
 from engine._core import board_create
 from engine.listen import Listeners
-from engine.supervisor import EXEC, STOPPING, Settings, Supervisor
+from engine.settings import Settings
+from engine.supervisor import EXEC, STOPPING, Supervisor
 
 log = structlog.get_logger()
 

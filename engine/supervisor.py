@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,13 @@ from engine.exits import Exit
 from engine.limits import (
     CLOSE_S_MAX,
     DRAIN_S_MAX,
-    HEARTBEAT_MS_DEFAULT,
-    SNAPSHOT_BYTES_DEFAULT,
-    SNAPSHOT_S_DEFAULT,
 )
 from engine.links import Links
-from engine.listen import Address, Listeners, UnixAddress
+from engine.listen import Listeners
 from engine.partition_map import PartitionMap, WorkerState, hosted_by
 from engine.place import Member, Place, Recovered
 from engine.post import Post
+from engine.settings import Settings
 from engine.upgrade import Caller, Upgrade
 from engine.watch import Watch
 
@@ -46,29 +44,6 @@ log = structlog.get_logger()
 
 # What run() returns when the program is to be replaced: no exit code.
 EXEC = -1
-
-
-@dataclass(frozen=True)
-class Settings:
-    data_dir: Path
-    listen: tuple[Address | UnixAddress, ...]
-    workers: int
-    # None: as many as the data directory has.
-    shards: int | None
-    # Every setting of the native front.
-    front: dict[str, int]
-    segment_bytes: int | None = None
-    # One-line orders of each shard whose memory is asked for at the start, so that the peak pays no page faults.
-    expect_orders: int = 0
-    # Of each shard.
-    followers: int = 0
-    snapshot_bytes: int = SNAPSHOT_BYTES_DEFAULT
-    snapshot_s: int = SNAPSHOT_S_DEFAULT
-    heartbeat_ms: int = HEARTBEAT_MS_DEFAULT
-    # Of what the user asked for: only children that were started so are adopted.
-    fingerprint: str = ""
-    # The end of standard input means what SIGTERM does.
-    until_stdin_ends: bool = False
 
 
 class Phase(IntEnum):
@@ -118,7 +93,16 @@ class Supervisor:
             self.places.append(Place(self, number, hosted, followed=bool(hosted) and settings.followers > 0))
         paths = [str(folder / name) for name in runtime.CONTROL_SOCKETS]
         self.control = Post(self, "control server", "engine.control", paths, self._begin_control, self._control_said)
-        self.posts = [self.control]
+        self.archive = Post(
+            self,
+            "archive",
+            "engine.archive",
+            [str(folder / runtime.ARCHIVE_SOCKET)],
+            self._begin_archive,
+            self._archive_said,
+        )
+        # In the order in which an upgrade replaces them.
+        self.posts = [self.control, self.archive]
         self.upgrade: Upgrade | None = None
         self._watch = Watch(self, Board(board, settings.workers), directories)
         # For those who wait for anything to happen.
@@ -175,6 +159,9 @@ class Supervisor:
         fields: dict[str, Any] = {}
         if kind != "start":
             fields = {"snapshot_bytes": self.settings.snapshot_bytes, "snapshot_s": self.settings.snapshot_s}
+            fields["archive"] = self.archive.path
+            # Nobody else needs it to be there.
+            self.archive.start()
         member.send(
             kind,
             [self._board, *(listener.fileno() for listener in (*shared, *direct))],
@@ -308,6 +295,17 @@ class Supervisor:
             # `listening`, `seen`: it has taken in what it was told last.
             child.busy = False
             self.control.listening |= child is self.control.child
+
+    def _begin_archive(self, child: Child) -> None:
+        child.send(
+            "start", directories=[str(path) for path in self._directories], path=self.archive.path, home=self.home
+        )
+
+    def _archive_said(self, child: Child, message: Message) -> None:
+        if message.kind == "leaving":
+            child.send("close")
+        else:
+            self.archive.listening |= child is self.archive.child
 
     def _failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An error of the supervisor's own: what it knows may be wrong, so all of it ends."""
@@ -444,7 +442,7 @@ class Supervisor:
         return [member for place in self.places for member in place.members if member is not place.follower]
 
     def _is_ready(self) -> bool:
-        ready = all(place.serves for place in self.places) and all(post.listening for post in self.posts)
+        ready = all(place.serves for place in self.places) and self.control.listening
         return ready and self._links.complete
 
     def _tell_control(self) -> None:

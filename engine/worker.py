@@ -26,6 +26,7 @@ from engine.child import State, adopted, messages, run_to_the_end
 from engine.exits import Exit, in_words
 from engine.limits import DRAIN_S_MAX, LIMITS
 from engine.logs import configure
+from engine.lookups import Lookups
 from engine.partition_map import hosted_by
 
 # Engines are asked this often whether the clock misbehaved.
@@ -65,7 +66,7 @@ class Start:
         shared = fields.pop("shared_listeners")
         if message.kind != "start":
             fields["once"] = message.kind == "replay"
-            fields["follow"] = {name: fields.pop(name) for name in ("snapshot_bytes", "snapshot_s")}
+            fields["follow"] = {name: fields.pop(name) for name in ("snapshot_bytes", "snapshot_s", "archive")}
         board_fd, *listeners = message.fds
         return cls(
             directories=[Path(directory) for directory in fields.pop("directories")],
@@ -113,6 +114,8 @@ class Worker:
         self._engines: dict[int, Engine] = {}
         self._recovered: dict[int, dict[str, Any]] = {}
         self._alarms: dict[int, int] = {}
+        # By shard: what was closed up to there is in the archive.
+        self._archived: dict[int, int] = {}
         # The serial of the newest link to each peer.
         self._links: dict[int, int] = {}
         self._listening = False
@@ -128,10 +131,13 @@ class Worker:
             board_fd=start.board_fd,
             settings=within_descriptors(start.settings),
         )
+        self._lookups = Lookups(self._front, start.directories, self._evicted_through)
         self._loop_thread = threading.Thread(target=self._run_front, name="everopen-front", daemon=True)
 
     def begin(self) -> None:
         self._front.relay_to(self._relay)
+        if hasattr(self._front, "lookup_fd"):
+            self._lookups.begin()
         hosting = [self._tasks.create_task(self._host(shard)) for shard in self.start.hosted]
         self._tasks.create_task(self._note())
         if self._takes_over:
@@ -171,6 +177,12 @@ class Worker:
             case "relay":
                 self._relay = message["path"]
                 self._front.relay_to(self._relay)
+            case "archived":
+                self._archived[message["shard"]] = message["sequence"]
+                self._evict(message["shard"])
+            case "raise_level":
+                for shard in self._engines:
+                    self._front.raise_level(shard)
             case "hand_over":
                 if not self._handing_over:
                     self._handing_over = True
@@ -226,10 +238,19 @@ class Worker:
             "log_id": engine.log_id.hex(),
             "sequence": sequence,
             "seconds": round(time.monotonic() - began, 3),
-            "level_now": level_of(engine),
+            "level_now": getattr(engine, "level", 1),
             "level_max": LIMITS["LEVEL_MAX"],
         }
         self._channel.say("recovered", **self._recovered[shard])
+        self._evict(shard)
+
+    def _evict(self, shard: int) -> None:
+        """Lets go of what the archive has, as soon as both are known."""
+        if shard in self._engines and shard in self._archived:
+            self._front.evict(shard, self._archived[shard])
+
+    def _evicted_through(self, shard: int) -> int:
+        return int(self._engines[shard].counts()["evicted_through"])
 
     async def _recover(self, shard: int) -> Engine:
         return await asyncio.to_thread(self._open, self.start.directories[shard])
@@ -290,6 +311,8 @@ class Worker:
         if self._draining:
             # Who has no supervisor is told both at once.
             await self._drained.wait()
+        if hasattr(self._front, "lookup_fd"):
+            self._lookups.close()
         if self._listening:
             self._front.stop()
             await asyncio.to_thread(self._loop_thread.join)
@@ -307,11 +330,6 @@ def within_descriptors(settings: dict[str, int]) -> dict[str, int]:
         return settings
     most = max(1, hard - DESCRIPTORS_RESERVED)
     return settings | {name: min(settings[name], most) for name in ("connections_max", "connections_per_peer_max")}
-
-
-def level_of(engine: Engine) -> int:
-    """Of its log."""
-    return int(getattr(engine, "level", LIMITS["LEVEL_MAX"]))
 
 
 async def work(channel: Channel) -> None:

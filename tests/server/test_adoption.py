@@ -19,7 +19,7 @@ def test_children_serve_on_and_are_adopted_by_the_next_supervisor(data_dir: Path
         client.seed()
         wait_for(server, "following")
         before = server.children
-        assert sorted(before) == ["control server", "follower 0", "worker 0"]
+        assert sorted(before) == ["archive", "control server", "follower 0", "worker 0"]
         server.kill_supervisor()
         for n in range(50):
             client.orders.PlaceOrder(order(f"alone-{n}"), timeout=PATIENCE_S)

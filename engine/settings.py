@@ -1,0 +1,32 @@
+"""What `everopen serve` was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.limits import HEARTBEAT_MS_DEFAULT, SNAPSHOT_BYTES_DEFAULT, SNAPSHOT_S_DEFAULT
+from engine.listen import Address, UnixAddress
+
+
+@dataclass(frozen=True)
+class Settings:
+    data_dir: Path
+    listen: tuple[Address | UnixAddress, ...]
+    workers: int
+    # None: as many as the data directory has.
+    shards: int | None
+    # Every setting of the native front.
+    front: dict[str, int]
+    segment_bytes: int | None = None
+    # One-line orders of each shard whose memory is asked for at the start, so that the peak pays no page faults.
+    expect_orders: int = 0
+    # Of each shard.
+    followers: int = 0
+    snapshot_bytes: int = SNAPSHOT_BYTES_DEFAULT
+    snapshot_s: int = SNAPSHOT_S_DEFAULT
+    heartbeat_ms: int = HEARTBEAT_MS_DEFAULT
+    # Of what the user asked for: only children that were started so are adopted.
+    fingerprint: str = ""
+    # The end of standard input means what SIGTERM does.
+    until_stdin_ends: bool = False
