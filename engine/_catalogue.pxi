@@ -273,6 +273,8 @@ cdef int put_sku(State* s, const PutSku* c, Reply* reply) noexcept nogil:
     reply.revision = sku.revision
     if c.status == STATUS_RETIRED:
         shop.live -= 1
+        if s.level >= 2:
+            leave_business(s, sku)
         reclaim_sku(s, handle)
     else:
         set_safety_stock(s, handle, c)
@@ -336,6 +338,16 @@ cdef void set_safety_stock(State* s, uint32_t handle, const PutSku* c) noexcept 
         queue_match(s, handle)
 
 
+# The stock of a SKU that has just been retired is none of the business digest's any more.
+cdef void leave_business(State* s, const Sku* sku) noexcept nogil:
+    cdef uint32_t row = sku.rows
+    while row:
+        INVARIANT(not row_at(s, row).touched, "a SKU is retired while its stock moves")
+        if not row_at(s, row).ghost:
+            count_out(s.business, row_at(s, row).digest)
+        row = row_at(s, row).next
+
+
 # A retired SKU goes with its rows once nothing in memory names it.
 cdef void reclaim_sku(State* s, uint32_t handle) noexcept nogil:
     cdef Sku* sku = sku_at(s, handle)
@@ -345,14 +357,15 @@ cdef void reclaim_sku(State* s, uint32_t handle) noexcept nogil:
     while row:
         following = row_at(s, row).next
         location = row_at(s, row).location
-        count_out(s.business, row_at(s, row).digest)
-        count_out(s.whole, row_at(s, row).digest)
+        if not row_at(s, row).ghost:
+            count_row_out(s, row_at(s, row))
         arena_free(&s.arena, row, sizeof(StockRow))
         location_at(s, location).rows -= 1
         reclaim_location(s, location)
         row = following
-    s.holds[sku.ttl_slot].users -= 1
-    s.windows[sku.window_slot].users -= 1
+    if not sku.ghost:
+        s.holds[sku.ttl_slot].users -= 1
+        s.windows[sku.window_slot].users -= 1
     count_out(s.whole, sku_digest(s, sku))
     index_remove(&s.skus, &s.arena, handle, index_hash(s, shop, id_of_sku(sku)))
     arena_free(&s.arena, handle, sizeof(Sku) + sku.id_size)

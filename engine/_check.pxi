@@ -25,7 +25,7 @@ cdef int check_state(State* s, char* text, size_t size) noexcept nogil:
     holds = check_orders(s, &finding)          # adds up what is reserved in StockRow.taken
     if not check_stock(s, &finding, holds):    # and sets it back
         holds = 0
-    return (holds and check_queues(s, &finding) and check_holds(s, &finding) and check_purchases(s, &finding)
+    return (holds and check_closed(s, &finding) and check_queues(s, &finding) and check_holds(s, &finding) and check_purchases(s, &finding)
             and check_remembered(s, &finding) and check_digests(s, &finding))
 
 
@@ -89,6 +89,26 @@ cdef int check_order_ends(
         return broken_order(s, finding, b"an order waits in no queue, or one in a queue does not wait", order)
     if more != NULL and (more.received < 0 or more.refunded < 0 or more.refunded > more.received):
         return broken_order(s, finding, b"more was refunded than received", order)
+    if (order.flags & ORDER_CLOSED != 0) != (s.level >= 2 and is_closed(order, <OrderMore*>more)):
+        return broken_order(s, finding, b"a closed order is not listed as one, or an open one is", order)
+    return 1
+
+
+cdef int check_closed(State* s, Finding* finding) noexcept nogil:
+    cdef uint32_t handle = s.closed.head
+    cdef uint64_t count = 0, sequence = 0
+    cdef int64_t before = 0
+    cdef OrderMore* more
+    while handle:
+        more = more_at(s, order_at(s, handle).more)
+        if not order_at(s, handle).flags & ORDER_CLOSED or more.closed_sequence < sequence or more.closed_at_ms < before:
+            return broken_order(s, finding, b"closed orders are not in the order of their closing", order_at(s, handle))
+        sequence = more.closed_sequence
+        before = more.closed_at_ms
+        count += 1
+        handle = order_at(s, handle).hold.next
+    if count != s.closed_orders or (s.closed_cursor and not order_at(s, s.closed_cursor).flags & ORDER_CLOSED):
+        return broken(finding, b"closed orders are lost", span_of(s.log_id, 0), span_of(s.log_id, 0))
     return 1
 
 
@@ -209,7 +229,7 @@ cdef int check_remembered(State* s, Finding* finding) noexcept nogil:
 cdef int check_digests(State* s, Finding* finding) noexcept nogil:
     cdef uint64_t business[2]
     cdef uint64_t whole[2]
-    memset(business, 0, sizeof(business))
+    memcpy(business, s.evicted, sizeof(business))
     memset(whole, 0, sizeof(whole))
     sum_orders(s, business, whole)
     sum_catalogue(s, business, whole)
@@ -233,6 +253,8 @@ cdef void sum_orders(State* s, uint64_t* business, uint64_t* whole) noexcept nog
         digest = order_business_digest(s, order)
         count_in(business, digest)
         count_in(whole, order_digest(s, order, digest))
+        if order.flags & ORDER_CLOSED:
+            count_in(whole, closed_digest(s, order))
         if order.more:
             item = more_at(s, order.more).commands
             while item:
@@ -257,8 +279,10 @@ cdef void sum_catalogue(State* s, uint64_t* business, uint64_t* whole) noexcept 
         count_in(whole, sku_digest(s, sku_at(s, handle)))
         item = sku_at(s, handle).rows
         while item:
-            count_in(business, stock_digest(s, row_at(s, item)))
-            count_in(whole, stock_digest(s, row_at(s, item)))
+            if not row_at(s, item).ghost:
+                count_in(whole, stock_digest(s, row_at(s, item)))
+                if is_business(s, row_at(s, item)):
+                    count_in(business, stock_digest(s, row_at(s, item)))
             item = row_at(s, item).next
         handle = index_each(&s.skus, &s.arena, &cursor)
     cursor = 0

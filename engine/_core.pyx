@@ -14,6 +14,9 @@ include "_wire_decode.pxi"
 include "_wire_encode.pxi"
 include "_wire_status.pxi"
 
+# Checksums, of what lies in the log and in the archive.
+include "_crc32c.pxi"
+
 # Shared memory between workers.
 include "_board.pxi"
 include "_marks.pxi"
@@ -32,12 +35,13 @@ include "_holds.pxi"
 include "_backorder.pxi"
 include "_orders.pxi"
 include "_lifecycle.pxi"
+include "_order_item.pxi"
+include "_retention.pxi"
 include "_execute.pxi"
 include "_ready.pxi"
 include "_check.pxi"
 
 # Log: what is durable, and how it is read again.
-include "_crc32c.pxi"
 include "_disk.pxi"
 include "_journal_format.pxi"
 include "_journal_reader.pxi"

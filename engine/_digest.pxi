@@ -169,6 +169,15 @@ cdef Hash128 command_digest(State* s, const Order* order, const Command* command
     return hash128(s.digest_scratch, at)
 
 
+cdef Hash128 closed_digest(State* s, const Order* order) noexcept nogil:
+    cdef uint8_t* at = d8(s.digest_scratch, c"E")
+    at = dhash(at, shop_at(s, order.shop).key)
+    at = dstr(at, id_of_order(order))
+    at = d64(at, more_at(s, order.more).closed_sequence)
+    at = d64(at, more_at(s, order.more).closed_at_ms)
+    return hash128(s.digest_scratch, at)
+
+
 cdef Hash128 remembered_digest(State* s, const Remembered* remembered) noexcept nogil:
     cdef uint8_t* at = d8(s.digest_scratch, c"D")
     at = dhash(at, shop_at(s, remembered.shop).key)
@@ -243,6 +252,9 @@ cdef Hash128 state_digest(State* s) noexcept nogil:
     at = d32(at, s.level)
     at = d64(at, s.window_ms)
     at = d32(at, s.remembered_max)
+    if s.level >= 2:
+        at = d64(d64(at, s.evicted[0]), s.evicted[1])
+        at = d64(at, s.evicted_orders)
     total[0] = s.whole[0]
     total[1] = s.whole[1]
     count_in(total, hash128(s.digest_scratch, at))

@@ -84,6 +84,19 @@ cdef class Engine:
             wait_ms = tick_if_due(self.shard.state, self.journal, clock_now_ms(&self.clock))
         return wait_ms
 
+    def raise_level(self):
+        cdef State* s = self.shard.state
+        if s.level >= LEVEL_NOW:
+            return 0
+        if not raise_level(s, self.journal, clock_now_ms(&self.clock)):
+            raise JournalFull("the log has no room for the Activate; try again")
+        journal_kick(self.journal)
+        return s.sequence
+
+    @property
+    def level(self):
+        return self.shard.state.level
+
     @property
     def durable(self):
         return journal_durable_sequence(self.journal)

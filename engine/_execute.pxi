@@ -5,7 +5,7 @@ cdef enum:
     RECORD_HEAD_BYTES = 24
     # What one record and its answer may take: an order touches at most its rows, a tick or match a bounded number of
     # steps.
-    LEVEL_NOW = 1
+    LEVEL_NOW = 2                              # LEVEL_MAX
     EXPECTED_ORDER_BYTES = 144
 
 cdef int state_init(State* s, const uint8_t* log_id, uint64_t seed) noexcept nogil:
@@ -52,6 +52,9 @@ cdef void state_destroy(State* s) noexcept nogil:
     buffer_free(&s.response)
     for i in range(GROUP):
         buffer_free(&s.group_scratch[i])
+    if s.aside != NULL:
+        state_destroy(s.aside)
+        free(s.aside)
     arena_destroy(&s.arena)
 
 
@@ -134,6 +137,14 @@ cdef int decide(
         if decode_activate(data, size, &s.activate, &s.scratch, &s.fault):
             command[0] = s.activate.canonical
             verdict = activate(s, &s.activate, reply)
+    elif method == EVICT and s.level >= 2:
+        if decode_evict(data, size, &s.evict, &s.scratch, &s.fault):
+            command[0] = s.evict.canonical
+            verdict = evict(s, &s.evict, reply)
+    elif method == RESTORE and s.level >= 2:
+        if decode_restore(data, size, &s.restore, &s.scratch, &s.fault):
+            command[0] = s.restore.canonical
+            verdict = restore(s, &s.restore, reply)
     else:
         verdict = set_fault(s, CODE_UNIMPLEMENTED, b"UNKNOWN_METHOD", b"There is no such method.")
     return verdict
@@ -163,6 +174,8 @@ cdef inline void run_matches_if(State* s, int verdict) noexcept nogil:
 cdef int activate(State* s, const Activate* c, Reply* reply) noexcept nogil:
     if c.level <= s.level:
         return set_fault(s, CODE_ABORTED, b"LEVEL_NOT_RAISED", b"The level must rise.")
+    if s.level == 1 and c.level >= 2:
+        begin_retention(s)                     # before the level says that it was
     s.level = c.level
     s.window_ms = c.window_ms
     s.remembered_max = c.entries_max

@@ -76,6 +76,7 @@ cdef void expire_order(State* s, uint32_t handle) noexcept nogil:
     drop_purchases(s, handle)
     for i in range(order.line_count):
         queue_match(s, lines[i].sku)
+    review_closing(s, handle)
     s.steps += order.line_count + count
 
 
@@ -172,7 +173,7 @@ cdef void drop_purchases(State* s, uint32_t order_handle) noexcept nogil:
 # What a tick does, each kind of work within its steps.
 cdef void tick(State* s) noexcept nogil:
     cdef int slot
-    cdef uint32_t handle
+    cdef uint32_t handle, order
     s.steps = 0
     slot = first_hold(s)
     while slot >= 0 and s.steps < STEPS_MAX:
@@ -187,7 +188,9 @@ cdef void tick(State* s) noexcept nogil:
         handle = s.windows[slot].items.head
         if purchase_at(s, handle).ends_at_ms > s.now_ms:
             break
+        order = purchase_at(s, handle).order
         reduce_purchase(s, handle, purchase_at(s, handle).quantity)
+        review_closing(s, order)
         s.steps += 1
         slot = first_purchase(s)
     s.steps = 0

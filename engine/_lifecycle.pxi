@@ -52,6 +52,7 @@ cdef bint has_locations(State* s, uint32_t shop, const OrderCommand* c) noexcept
 
 cdef void end_order_command(State* s, int kind, const OrderCommand* c, const Reply* reply) noexcept nogil:
     add_command(s, reply.order, kind, c.command_id, content_of(&c.head), reply.sequence, reply.outcome)
+    review_closing(s, reply.order)
 
 
 cdef void add_command(

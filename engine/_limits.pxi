@@ -21,6 +21,7 @@ cdef extern from *:
         MESSAGE_BYTES_MAX = 4 * 1024 * 1024,
         RECORD_BYTES_MAX = 4 * 1024 * 1024,    /* one record of the log */
         RECORD_COMMAND_BYTES_MAX = 64 * 1024,  /* one command in canonical form */
+        ARCHIVED_ORDER_BYTES_MAX = 192 * 1024, /* an order as the archive has it; a Restore carries one */
 
         PARTITIONS = 1024,
         LOCATIONS_PER_SHOP_MAX = 256,
@@ -36,9 +37,10 @@ cdef extern from *:
         BACKORDER_LOOKAHEAD_MAX = 64,      /* backorders of a SKU that one match looks at */
         BACKORDER_PASSES_MAX = 8,          /* how often the head of a queue may be passed */
         STEPS_MAX = 4096,                  /* lines and allocations that a tick or match may touch */
+        EVICT_STEPS_MAX = 1024,            /* likewise an Evict, commands too; fewer, since nobody waits for it */
 
         IDEMPOTENCY_ENTRIES_DEFAULT = 10000000,
-        LEVEL_MAX = 1,
+        LEVEL_MAX = 2,
 
         WORKERS_MAX = 64,
         SHARDS_MAX = 64,
@@ -62,6 +64,7 @@ cdef extern from *:
     const int ID_BYTES_MAX, REGION_BYTES_MAX, REASON_BYTES_MAX, CURRENCY_BYTES, LOG_ID_BYTES
     const int LINES_MAX, ALLOCATIONS_MAX, ORDER_COMMANDS_MAX, ORDER_PAYMENTS_KEPT, ATTRIBUTES_MAX, ATTRIBUTES_BYTES_MAX
     const int PRIORITY_CLASS_MAX, BATCH_ITEMS_MAX, MESSAGE_BYTES_MAX, RECORD_BYTES_MAX, RECORD_COMMAND_BYTES_MAX
+    const int ARCHIVED_ORDER_BYTES_MAX, EVICT_STEPS_MAX
     const int PARTITIONS, LOCATIONS_PER_SHOP_MAX, REGIONS_PER_SHOP_MAX, REGION_COSTS_MAX, REGION_COST_DEFAULT
     const int SAFETY_OVERRIDES_MAX, SHOPS_MAX, SKUS_MAX, ORDERS_MAX, DURATIONS_MAX
     const int BACKORDER_LOOKAHEAD_MAX, BACKORDER_PASSES_MAX, STEPS_MAX, IDEMPOTENCY_ENTRIES_DEFAULT, LEVEL_MAX

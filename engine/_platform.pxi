@@ -36,3 +36,13 @@ cdef extern from *:
     void INVARIANT(bint ok, const char* text) noexcept nogil
     bint LIKELY(bint x) noexcept nogil
     bint UNLIKELY(bint x) noexcept nogil
+
+cdef extern from "<stdlib.h>" nogil:
+    void qsort(void* base, size_t count, size_t size, int (*compare)(const void*, const void*) noexcept nogil)
+
+# An empty list has no memory, and qsort does not take NULL.
+cdef inline void sort(
+    void* base, size_t count, size_t size, int (*compare)(const void*, const void*) noexcept nogil
+) noexcept nogil:
+    if count:
+        qsort(base, count, size, compare)

@@ -17,7 +17,8 @@ LIMITS = {
     "SAFETY_OVERRIDES_MAX": SAFETY_OVERRIDES_MAX, "SHOPS_MAX": SHOPS_MAX, "SKUS_MAX": SKUS_MAX,
     "ORDERS_MAX": ORDERS_MAX, "DURATIONS_MAX": DURATIONS_MAX,
     "BACKORDER_LOOKAHEAD_MAX": BACKORDER_LOOKAHEAD_MAX, "BACKORDER_PASSES_MAX": BACKORDER_PASSES_MAX,
-    "STEPS_MAX": STEPS_MAX, "IDEMPOTENCY_ENTRIES_DEFAULT": IDEMPOTENCY_ENTRIES_DEFAULT, "LEVEL_MAX": LEVEL_MAX,
+    "STEPS_MAX": STEPS_MAX, "EVICT_STEPS_MAX": EVICT_STEPS_MAX, "ARCHIVED_ORDER_BYTES_MAX": ARCHIVED_ORDER_BYTES_MAX,
+    "IDEMPOTENCY_ENTRIES_DEFAULT": IDEMPOTENCY_ENTRIES_DEFAULT, "LEVEL_MAX": LEVEL_MAX,
     "QUANTITY_MAX": QUANTITY_MAX, "STOCK_MAX": STOCK_MAX, "PRICE_MINOR_MAX": PRICE_MINOR_MAX,
     "AMOUNT_MINOR_MAX": AMOUNT_MINOR_MAX, "TIME_MS_MAX": TIME_MS_MAX,
     "RESERVE_TTL_MS_DEFAULT": RESERVE_TTL_MS_DEFAULT, "RESERVE_TTL_MS_MAX": RESERVE_TTL_MS_MAX,
@@ -45,7 +46,8 @@ def _export_methods(into):
         ("SHIP_ORDER", SHIP_ORDER), ("DELIVER_ORDER", DELIVER_ORDER), ("RETURN_ORDER", RETURN_ORDER),
         ("SETTLE_REFUND", SETTLE_REFUND), ("PUT_SHOP", PUT_SHOP), ("PUT_LOCATION", PUT_LOCATION),
         ("PUT_SKU", PUT_SKU), ("ADJUST_STOCK", ADJUST_STOCK), ("TRANSFER_STOCK", TRANSFER_STOCK),
-        ("TICK", TICK), ("ACTIVATE", ACTIVATE), ("GET_ORDER", GET_ORDER), ("GET_STOCK", GET_STOCK),
+        ("TICK", TICK), ("ACTIVATE", ACTIVATE), ("EVICT", EVICT), ("RESTORE", RESTORE),
+        ("GET_ORDER", GET_ORDER), ("GET_STOCK", GET_STOCK),
     ):
         into[name] = number
 
@@ -90,11 +92,11 @@ cdef class Shard:
             raise MemoryError("no memory for a shard")
 
     def __init__(self, bytes log_id=bytes(16), int64_t idempotency_window_ms=IDEMPOTENCY_WINDOW_MS_DEFAULT,
-                 uint32_t idempotency_entries_max=IDEMPOTENCY_ENTRIES_DEFAULT):
-        self._activate(idempotency_window_ms, idempotency_entries_max)
+                 uint32_t idempotency_entries_max=IDEMPOTENCY_ENTRIES_DEFAULT, uint32_t level=LEVEL_NOW):
+        self._activate(idempotency_window_ms, idempotency_entries_max, level)
 
-    def _activate(self, window_ms, entries_max):
-        cdef bytes request = _activation(LEVEL_NOW, window_ms, entries_max)
+    def _activate(self, window_ms, entries_max, uint32_t level=LEVEL_NOW):
+        cdef bytes request = _activation(level, window_ms, entries_max)
         if execute(self.state, ACTIVATE, request, len(request), 0) != DECIDED:
             raise ValueError(self.state.fault.description.decode())
 
@@ -205,7 +207,61 @@ cdef class Shard:
             "remembered_ids": s.remembered.count, "buyers_with_limits": s.usages.count,
             "skus_to_match": s.to_match.head != 0, "arena_bytes": s.arena.used_bytes,
             "address_bytes": s.arena.bump << 3,
+            "closed_orders": s.closed_orders, "evicted_orders": s.evicted_orders,
         }
+
+    @property
+    def level(self):
+        return self.state.level
+
+    def raise_level(self, int64_t now_ms):
+        return self.state.sequence if raise_level(self.state, NULL, now_ms) else 0
+
+    def evict(self, uint64_t closed_sequence, int64_t now_ms):
+        return evict_some(self.state, closed_sequence, now_ms, NULL) != 0
+
+    def closed(self, uint64_t after_sequence, size_t orders_max):
+        cdef State* s = self.state
+        cdef uint32_t handle = next_closed(s, after_sequence)
+        cdef Span shop, order
+        cdef uint64_t closed_sequence, last = 0
+        cdef Buffer out
+        memset(&out, 0, sizeof(Buffer))
+        found = []
+        try:
+            while handle and window_is_over(s, handle, s.time_ms):
+                closed_sequence = more_at(s, order_at(s, handle).more).closed_sequence
+                if <size_t>len(found) >= orders_max and closed_sequence != last:
+                    break
+                last = closed_sequence
+                shop = id_of_shop(shop_at(s, order_at(s, handle).shop))
+                order = id_of_order(order_at(s, handle))
+                out.size = 0
+                write_item(s, handle, &out)
+                found.append((closed_sequence, order_at(s, handle).sequence, shop.data[:shop.size].decode(),
+                              order.data[:order.size].decode(), _bytes(&out)))
+                handle = order_at(s, handle).hold.next
+        finally:
+            buffer_free(&out)
+        return found
+
+    def business_digest_of(self, bytes item not None):
+        cdef uint32_t handle = 0
+        cdef State* aside = unpack_aside(self.state, span_of(item, len(item)), &handle)
+        if aside == NULL:
+            raise ValueError(self.state.fault.description.decode())
+        return _hex(forget_order(aside, handle))
+
+    def order_response(self, str shop_id not None, bytes item not None):
+        cdef bytes shop = shop_id.encode()
+        cdef Buffer out
+        memset(&out, 0, sizeof(Buffer))
+        try:
+            if not answer_archived(self.state, span_of(shop, len(shop)), span_of(item, len(item)), &out):
+                raise ValueError(self.state.fault.description.decode())
+            return _bytes(&out)
+        finally:
+            buffer_free(&out)
 
     def shop_ids(self):
         cdef State* s = self.state
@@ -325,7 +381,7 @@ cdef int execute_logged(
     if journal != NULL and method < COMMAND_KINDS and not journal_has_room(journal):
         s.response.size = 0
         verdict = exhausted(s, b"LOG_FULL", b"The log has no room now; retry later.")
-    elif journal != NULL and method < TICK and not arena_has_room(&s.arena):
+    elif journal != NULL and (method < TICK or method == RESTORE) and not arena_has_room(&s.arena):
         # A matter of this machine's memory, not of the log: replay takes what was taken before.
         s.response.size = 0
         verdict = exhausted(s, b"MEMORY_FULL", b"The shard's memory is full.")
@@ -350,3 +406,27 @@ cdef inline void count_verdict(State* s, int method, int verdict) noexcept nogil
         s.duplicates += 1
     else:
         s.reads += 1
+
+
+# Logs the rise to the newest level, with the window and the table as they are. 0: there is nothing to raise, or the log
+# has no room.
+cdef int raise_level(State* s, Journal* journal, int64_t now_ms) noexcept nogil:
+    cdef uint8_t request[32]
+    cdef uint8_t* at = request
+    if s.level >= LEVEL_NOW:
+        return 0
+    at = put_number(at, 1, LEVEL_NOW)
+    at = put_number(at, 2, <uint64_t>s.window_ms)
+    at = put_number(at, 3, s.remembered_max)
+    return execute_logged(s, ACTIVATE, request, <size_t>(at - request), NULL, now_ms, journal) == DECIDED
+
+
+# Logs one Evict, if one is due. 1: another one is due now.
+cdef int evict_some(State* s, uint64_t closed_sequence, int64_t now_ms, Journal* journal) noexcept nogil:
+    cdef uint8_t request[16]
+    cdef uint8_t* at = request
+    if s.level < 2 or not evict_due(s, closed_sequence, now_ms):
+        return 0
+    at = put_number(at, 1, closed_sequence)
+    execute_logged(s, EVICT, request, <size_t>(at - request), NULL, now_ms, journal)
+    return evict_due(s, closed_sequence, now_ms)

@@ -3,7 +3,7 @@
 
 cdef extern from *:
     """
-    enum { SNAPSHOT_VERSION = 1 };
+    enum { SNAPSHOT_VERSION = 2 };             /* 1 as long as the level is 1 */
     static const uint64_t SNAPSHOT_MAGIC = 0x31504153594E5045;   /* "EPNYSAP1" */
 
     typedef struct __attribute__((packed)) {
@@ -16,6 +16,12 @@ cdef extern from *:
         uint64_t business[2], whole[2];   /* 128-bit sums, low word first; the shard's own part is not in them */
         uint32_t reserved, crc;           /* CRC32C of what precedes */
     } SnapshotHeader;
+
+    /* From version 2 on it follows the header, which keeps its size. */
+    typedef struct __attribute__((packed)) {
+        uint64_t evicted[2], evicted_orders;
+        uint32_t reserved, crc;           /* CRC32C of what precedes, seeded with that of the header */
+    } SnapshotRetention;
 
     typedef struct __attribute__((packed)) {
         uint32_t partition, items;
@@ -38,22 +44,17 @@ cdef extern from *:
         uint64_t* whole
         uint32_t reserved, crc
 
+    ctypedef struct SnapshotRetention:
+        uint64_t* evicted
+        uint64_t evicted_orders
+        uint32_t reserved, crc
+
     ctypedef struct SectionHeader:
         uint32_t partition, items
         uint64_t size
         uint64_t* business
         uint64_t* whole
         uint32_t payload_crc, crc
-
-cdef extern from "<stdlib.h>" nogil:
-    void qsort(void* base, size_t count, size_t size, int (*compare)(const void*, const void*) noexcept nogil)
-
-# An empty list has no memory, and qsort does not take NULL.
-cdef inline void sort(
-    void* base, size_t count, size_t size, int (*compare)(const void*, const void*) noexcept nogil
-) noexcept nogil:
-    if count:
-        qsort(base, count, size, compare)
 
 # Items of a section: a shop, then what belongs to it, in this order.
 cdef enum Item:

@@ -26,7 +26,8 @@ cdef object load_snapshot(str path, bytes log_id):
 
 cdef Shard _load(SnapshotReader* r, str path, const uint8_t[::1] view, bytes log_id):
     cdef SnapshotHeader header
-    cdef size_t offset = sizeof(SnapshotHeader)
+    cdef SnapshotRetention retention
+    cdef size_t offset
     cdef Shard shard
     cdef int previous = -1
     if <size_t>view.shape[0] < sizeof(header):
@@ -34,13 +35,14 @@ cdef Shard _load(SnapshotReader* r, str path, const uint8_t[::1] view, bytes log
     memcpy(&header, &view[0], sizeof(header))
     if header.magic != SNAPSHOT_MAGIC or header.crc != crc32c_of(<uint8_t*>&header, sizeof(header) - 4, 0):
         raise SnapshotDamaged(path, "header", 0, "magic or CRC is wrong")
-    if header.format_version != SNAPSHOT_VERSION:
+    if not 1 <= header.format_version <= SNAPSHOT_VERSION:
         raise JournalFormatError(path, header.format_version, SNAPSHOT_VERSION)
     if header.level > LEVEL_NOW:
         raise SnapshotDamaged(path, "header", 0, f"level {header.level} is newer than this program knows ({LEVEL_NOW})")
     shard = Shard.empty(header.log_id[:LOG_ID_BYTES] if log_id is None else log_id)
     r.s = shard.state
-    _begin_state(r.s, &header)
+    offset = _load_retention(path, view, &header, &retention)
+    _begin_state(r.s, &header, &retention)
     for _ in range(header.sections):
         offset = _load_section(r, path, view, offset, &previous)
     if offset != <size_t>view.shape[0]:
@@ -51,13 +53,33 @@ cdef Shard _load(SnapshotReader* r, str path, const uint8_t[::1] view, bytes log
     return shard
 
 
-cdef void _begin_state(State* s, const SnapshotHeader* header) noexcept nogil:
+# Returns where the first section begins.
+cdef size_t _load_retention(
+    str path, const uint8_t[::1] view, const SnapshotHeader* header, SnapshotRetention* retention
+) except 0:
+    memset(retention, 0, sizeof(SnapshotRetention))
+    if (header.format_version == 1) != (header.level < 2):
+        raise SnapshotDamaged(path, "header", 0, f"level {header.level} is not one of this format version")
+    if header.format_version == 1:
+        return sizeof(SnapshotHeader)
+    if <size_t>view.shape[0] < sizeof(SnapshotHeader) + sizeof(SnapshotRetention):
+        raise SnapshotDamaged(path, "retention", sizeof(SnapshotHeader), "the file ends inside of it")
+    memcpy(retention, &view[0] + sizeof(SnapshotHeader), sizeof(SnapshotRetention))
+    if retention.crc != crc32c_of(<uint8_t*>retention, sizeof(SnapshotRetention) - 4, header.crc):
+        raise SnapshotDamaged(path, "retention", sizeof(SnapshotHeader), "the CRC is wrong")
+    return sizeof(SnapshotHeader) + sizeof(SnapshotRetention)
+
+
+cdef void _begin_state(State* s, const SnapshotHeader* header, const SnapshotRetention* retention) noexcept nogil:
     s.level = header.level
     s.sequence = header.sequence
     s.time_ms = header.time_ms
     s.now_ms = header.time_ms
     s.window_ms = header.window_ms
     s.remembered_max = header.remembered_max
+    memcpy(s.evicted, retention.evicted, 16)
+    memcpy(s.business, retention.evicted, 16)  # the sections bring what is in memory
+    s.evicted_orders = retention.evicted_orders
 
 
 # Returns where the next section begins. `previous`: the partition of the section before, -1 if there is none.
@@ -91,7 +113,7 @@ cdef size_t _load_section(
 
 cdef int _compare_digests(SnapshotReader* r, str path, const uint8_t[::1] view, const SnapshotHeader* header) except 0:
     cdef SectionHeader section
-    cdef size_t offset = sizeof(SnapshotHeader)
+    cdef size_t offset = sizeof(SnapshotHeader) + (sizeof(SnapshotRetention) if header.format_version > 1 else 0)
     for _ in range(header.sections):
         memcpy(&section, &view[offset], sizeof(section))
         if memcmp(section.business, r.sums[section.partition], 16) or memcmp(

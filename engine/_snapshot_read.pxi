@@ -9,6 +9,7 @@ cdef enum Later:
     LATER_WAIT = 4
     LATER_QUEUED = 5
     LATER_MATCH = 6
+    LATER_CLOSED = 7
 
 cdef struct Listing:
     uint64_t rank
@@ -175,10 +176,13 @@ cdef int read_sku(SnapshotReader* r) noexcept nogil:
     queued = r32(r)
     to_match = r32(r)
     rows = r32(r)
-    if find_duration(s.holds, ttl_ms) < 0 or find_duration(s.windows, window_ms) < 0:
+    if ttl_ms == 0 and sku.status == STATUS_RETIRED:
+        sku.ghost = 1
+    elif find_duration(s.holds, ttl_ms) < 0 or find_duration(s.windows, window_ms) < 0:
         return damaged(r, b"more reserve TTLs or buyer windows than there may be")
-    sku.ttl_slot = use_duration(s.holds, find_duration(s.holds, ttl_ms), ttl_ms)
-    sku.window_slot = use_duration(s.windows, find_duration(s.windows, window_ms), window_ms)
+    else:
+        sku.ttl_slot = use_duration(s.holds, find_duration(s.holds, ttl_ms), ttl_ms)
+        sku.window_slot = use_duration(s.windows, find_duration(s.windows, window_ms), window_ms)
     if sku.status == STATUS_RETIRED:
         shop_at(s, r.shop).live -= 1
     if queued:
@@ -213,6 +217,8 @@ cdef int read_row(SnapshotReader* r, uint32_t sku) noexcept nogil:
     if row.reserved < 0 or on_hand < row.reserved:
         return damaged(r, b"more stock is reserved than is there")
     set_on_hand(s, row, on_hand)
+    if s.level >= 2:
+        row.ghost = r8(r)
     return 1
 
 
@@ -299,9 +305,12 @@ cdef int join_order(
     shop_at(s, r.shop).refs += 1
     for i in range(order.line_count):
         sku_at(s, lines[i].sku).uses += 1
-    if (order.flags & ORDER_HELD != 0) != (rank != 0):
-        return damaged(r, b"a hold without its place")
-    if rank:
+    if (order.flags & (ORDER_HELD | ORDER_CLOSED) != 0) != (rank != 0) or (
+            order.flags & ORDER_HELD and order.flags & ORDER_CLOSED):
+        return damaged(r, b"a hold or a closed order without its place, or both")
+    if order.flags & ORDER_CLOSED:
+        list_later(r, LATER_CLOSED, rank, handle)
+    elif rank:
         slot = find_duration(s.holds, hold_ms)
         if slot < 0:
             return damaged(r, b"more reserve TTLs than there may be")
@@ -314,6 +323,10 @@ cdef int join_order(
     if r8(r) and not read_more(r, handle, lines):
         return 0
     order = order_at(s, handle)
+    if order.flags & ORDER_CLOSED:
+        if s.level < 2 or not order.more:
+            return damaged(r, b"a closed order without the time of its closing")
+        count_in(s.whole, closed_digest(s, order))
     business = order_business_digest(s, order)
     count_in(s.business, business)
     count_in(s.whole, order_digest(s, order, business))
@@ -331,6 +344,9 @@ cdef int read_more(SnapshotReader* r, uint32_t handle, const Line* lines) noexce
     cdef int planned
     more.received = r64(r)
     more.refunded = r64(r)
+    if order.flags & ORDER_CLOSED:
+        more.closed_sequence = r64(r)
+        more.closed_at_ms = r64(r)
     for i in range(order.line_count):
         progress[i].shipped = r32(r)
         progress[i].cancelled = r32(r)
@@ -364,7 +380,19 @@ cdef int read_commands(SnapshotReader* r, uint32_t handle) noexcept nogil:
         id = rstr(r)
         content = rhash(r)
         add_command(r.s, handle, kind, id, content, r64(r), outcome)
+    turn_commands_round(r.s, more_at(r.s, order_at(r.s, handle).more))
     return r.failure == NULL
+
+
+# They were listed one by one at the front, and so stand the other way round than in the file.
+cdef void turn_commands_round(State* s, OrderMore* more) noexcept nogil:
+    cdef uint32_t handle = more.commands, before = 0, following
+    while handle:
+        following = (<Command*>arena_at(&s.arena, handle)).next
+        (<Command*>arena_at(&s.arena, handle)).next = before
+        before = handle
+        handle = following
+    more.commands = before
 
 
 cdef int read_waits(SnapshotReader* r, uint32_t handle) noexcept nogil:

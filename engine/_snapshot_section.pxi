@@ -40,9 +40,8 @@ cdef void settle_rows(State* s) noexcept nogil:
     for i in range(s.touched_row_count):
         row = row_at(s, s.touched_rows[i])
         row.touched = 0
-        row.digest = stock_digest(s, row)
-        count_in(s.business, row.digest)
-        count_in(s.whole, row.digest)
+        if not row.ghost:
+            count_row_in(s, row)
     s.touched_row_count = 0
 
 
@@ -102,6 +101,8 @@ cdef uint32_t join_list(State* s, const Listing* listing) noexcept nogil:
     if listing.later == LATER_HOLD:
         items = &s.holds[order_at(s, listing.handle).ttl_slot].items
         list_append(items, &s.arena, listing.handle, hold_links())
+    elif listing.later == LATER_CLOSED:
+        list_closed(s, listing.handle)
     elif listing.later == LATER_PURCHASE:
         add_purchase(s, listing.handle, listing.sku, listing.slot, listing.ends_at_ms, <uint32_t>listing.need)
     else:

@@ -80,6 +80,7 @@ cdef void rank_lists(SnapshotWriter* w) noexcept nogil:
     for slot in range(DURATIONS):
         ranks_add_list(&w.held, s, s.holds[slot].items.head, hold_links())
         ranks_add_list(&w.purchased, s, s.windows[slot].items.head, purchase_links())
+    ranks_add_list(&w.held, s, s.closed.head, hold_links())    # an order is in one of these lists at most
     ranks_add_list(&w.to_match, s, s.to_match.head, match_links())
     sort(w.held.items, w.held.count, sizeof(Ranked), by_handle)
     sort(w.purchased.items, w.purchased.count, sizeof(Ranked), by_handle)
@@ -132,8 +133,8 @@ cdef void write_sku(SnapshotWriter* w, uint32_t handle) noexcept nogil:
     w32(w, sku.buyer_limit_per_window)
     w32(w, sku.backorder_limit)
     w32(w, sku.safety_stock)
-    w64(w, w.s.holds[sku.ttl_slot].duration_ms)
-    w64(w, w.s.windows[sku.window_slot].duration_ms)
+    w64(w, 0 if sku.ghost else w.s.holds[sku.ttl_slot].duration_ms)
+    w64(w, 0 if sku.ghost else w.s.windows[sku.window_slot].duration_ms)
     w32(w, rank_of(&w.queued, handle))
     w32(w, rank_of(&w.to_match, handle))
     w32(w, sku.row_count)
@@ -155,8 +156,12 @@ cdef void write_row(SnapshotWriter* w, const StockRow* row) noexcept nogil:
     w64(w, row.returned)
     w64(w, row.shipped)
     w64(w, row.written_off)
-    count_in(w.business, row.digest)
-    count_in(w.whole, row.digest)
+    if w.s.level >= 2:
+        w8(w, row.ghost)
+    if not row.ghost:
+        count_in(w.whole, row.digest)
+        if is_business(w.s, row):
+            count_in(w.business, row.digest)
 
 
 cdef void write_allocations(SnapshotWriter* w, const Allocation* allocations, uint32_t count) noexcept nogil:
@@ -210,6 +215,10 @@ cdef void write_more(SnapshotWriter* w, const Order* order) noexcept nogil:
     cdef uint32_t count = order_allocations(s, order, &allocations, &done), i, handle
     w64(w, more.received)
     w64(w, more.refunded)
+    if order.flags & ORDER_CLOSED:
+        w64(w, more.closed_sequence)
+        w64(w, more.closed_at_ms)
+        count_in(w.whole, closed_digest(s, order))
     for i in range(order.line_count):
         w32(w, progress[i].shipped)
         w32(w, progress[i].cancelled)
@@ -327,10 +336,12 @@ cdef uint32_t count_sections(const SnapshotWriter* w) noexcept nogil:
 
 cdef void write_snapshot_header(const SnapshotWriter* w, SnapshotFile* file) noexcept nogil:
     cdef SnapshotHeader header
+    cdef SnapshotRetention retention
     cdef State* s = w.s
     memset(&header, 0, sizeof(header))
+    memset(&retention, 0, sizeof(retention))
     header.magic = SNAPSHOT_MAGIC
-    header.format_version = SNAPSHOT_VERSION
+    header.format_version = SNAPSHOT_VERSION if s.level >= 2 else 1
     header.level = s.level
     memcpy(header.log_id, s.log_id, LOG_ID_BYTES)
     header.sequence = s.sequence
@@ -342,6 +353,11 @@ cdef void write_snapshot_header(const SnapshotWriter* w, SnapshotFile* file) noe
     memcpy(header.whole, s.whole, 16)
     header.crc = crc32c_of(<uint8_t*>&header, sizeof(header) - 4, 0)
     file_append(file, <uint8_t*>&header, sizeof(header))
+    if s.level >= 2:
+        memcpy(retention.evicted, s.evicted, 16)
+        retention.evicted_orders = s.evicted_orders
+        retention.crc = crc32c_of(<uint8_t*>&retention, sizeof(retention) - 4, header.crc)
+        file_append(file, <uint8_t*>&retention, sizeof(retention))
 
 
 # The whole state, as it is now, into an empty file.

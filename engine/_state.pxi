@@ -24,6 +24,7 @@ cdef enum:
     ORDER_WAITING = 16
     ORDER_TOUCHED = 32
     ORDER_HELD = 64                            # in a list of holds
+    ORDER_CLOSED = 128                         # in the list of closed orders, by the same links
 
 cdef enum:
     FAULT_CODES = 17                           # google.rpc.Code
@@ -68,11 +69,13 @@ cdef struct Sku:
     uint32_t buyer_limit_per_order, buyer_limit_per_window, backorder_limit, safety_stock
     uint8_t ttl_slot, window_slot, status, backorder_allowed, on_match_list, id_size
     uint8_t mark                               # scratch: place in a list of needs + 1, 0 at rest
+    uint8_t ghost                              # made by Restore: retired, and without durations
 
 # Rows of a SKU are listed by location_id bytewise.
 cdef struct StockRow:
     uint32_t sku, location, next
     uint8_t touched
+    uint8_t ghost                              # made by Restore, and in no digest until it is touched
     int64_t on_hand, reserved, safety_stock
     int64_t received, adjusted, moved_in, moved_out, returned, shipped, written_off
     int64_t taken                              # scratch of the planner, 0 at rest
@@ -106,6 +109,8 @@ cdef struct AllocationProgress:
 # Then a LineProgress for each line and an AllocationProgress for each allocation at acceptance.
 cdef struct OrderMore:
     int64_t received, refunded
+    uint64_t closed_sequence                   # while the order is closed: of the record that closed it
+    int64_t closed_at_ms
     uint32_t commands, command_count           # Command
     uint32_t waits                             # Wait, while backordered
     uint32_t purchases
@@ -164,6 +169,26 @@ cdef struct Need:
     int64_t may_take
     uint32_t passes                            # Wait of the head that would be passed
 
+cdef struct NamedAllocation:
+    Span location_id
+    uint32_t line, quantity
+
+# An order as the archive has it, looked into. Spans point into its item.
+cdef struct ArchivedOrder:
+    Order head                                 # without handles; its lines follow, as they do in memory
+    Line lines[64]
+    OrderMore more                             # likewise, and what became of the lines
+    LineProgress progress[64]
+    Span shop_id, order_id, buyer_id, region
+    uint8_t currency[4]
+    int64_t placed_at_ms
+    Span skus[64]
+    NamedAllocation first[256]                 # at acceptance
+    NamedAllocation later[256]                 # in place of those, if there are any
+    uint32_t later_count, command_count
+    AllocationProgress done[256]               # of those that count
+    const uint8_t* commands
+
 cdef struct State:
     Arena arena
     HashIndex shops, locations, skus, orders, remembered, usages
@@ -182,6 +207,9 @@ cdef struct State:
     Duration windows[DURATIONS]
     uint32_t remembered_head, remembered_tail  # oldest first
     List to_match
+    List closed                                # in the order of closing
+    uint64_t closed_orders
+    uint32_t closed_cursor                     # what was listed last: not part of the state
     bint queued_match                          # the command at hand has work for it
     int64_t steps                              # spent by the kind of work at hand
 
@@ -191,6 +219,8 @@ cdef struct State:
 
     uint64_t business[2]                       # 128-bit sums, low word first
     uint64_t whole[2]
+    uint64_t evicted[2]                        # what evicted orders add to the business digest, and how many they are
+    uint64_t evicted_orders
     uint32_t* touched_orders
     uint32_t* touched_rows
     uint32_t touched_last                      # the order whose body is in `body`, 0: none
@@ -210,6 +240,10 @@ cdef struct State:
     StockCommand stock_command
     GetRequest get_request
     Activate activate
+    Evict evict
+    Restore restore
+    ArchivedOrder archived
+    State* aside                               # an empty shard in which archived orders are looked at, once needed
     Buffer scratch, body, body2, effects, record, response
     uint8_t digest_scratch[32768]
 

@@ -1,13 +1,31 @@
 # Stock rows, and the list of what a command touched. An object is touched before its first change: its old digest
 # leaves the sums. finish() adds the new ones, once each, and tells them as effects.
 
+# From level 2 on stock of a retired SKU is no business any more, so that it does not matter when it is reclaimed.
+cdef inline bint is_business(State* s, const StockRow* row) noexcept nogil:
+    return s.level < 2 or sku_at(s, row.sku).status != STATUS_RETIRED
+
+cdef inline void count_row_in(State* s, StockRow* row) noexcept nogil:
+    row.digest = stock_digest(s, row)
+    count_in(s.whole, row.digest)
+    if is_business(s, row):
+        count_in(s.business, row.digest)
+
+cdef inline void count_row_out(State* s, const StockRow* row) noexcept nogil:
+    count_out(s.whole, row.digest)
+    if is_business(s, row):
+        count_out(s.business, row.digest)
+
+
 cdef void touch_row(State* s, uint32_t handle) noexcept nogil:
     cdef StockRow* row = row_at(s, handle)
     if row.touched:
         return
     row.touched = 1
-    count_out(s.business, row.digest)
-    count_out(s.whole, row.digest)
+    if row.ghost:
+        row.ghost = 0                          # from now on it is there
+    else:
+        count_row_out(s, row)
     if s.touched_row_count == s.touched_row_capacity:
         s.touched_row_capacity = s.touched_row_capacity * 2 + 64
         s.touched_rows = <uint32_t*>grown(s.touched_rows, s.touched_row_capacity * sizeof(uint32_t))
@@ -58,9 +76,7 @@ cdef void finish(State* s) noexcept nogil:
     for i in range(s.touched_row_count):
         row = row_at(s, s.touched_rows[i])
         row.touched = 0
-        row.digest = stock_digest(s, row)
-        count_in(s.business, row.digest)
-        count_in(s.whole, row.digest)
+        count_row_in(s, row)
         view_stock(s, row, &view)
         s.body2.size = 0
         encode_stock(&s.body2, &view)
@@ -120,26 +136,29 @@ cdef int compare_ids(Span a, Span b) noexcept nogil:
 cdef uint32_t row_for(State* s, uint32_t sku_handle, uint32_t location_handle) noexcept nogil:
     cdef Sku* sku = sku_at(s, sku_handle)
     cdef uint32_t handle = find_row(s, sku, location_handle)
-    cdef uint32_t* at
-    cdef StockRow* row
     if handle == 0:
-        handle = arena_new(&s.arena, sizeof(StockRow))
-        row = row_at(s, handle)
-        row.sku = sku_handle
-        row.location = location_handle
-        row.safety_stock = sku.safety_stock
-        row.digest = stock_digest(s, row)
-        count_in(s.business, row.digest)
-        count_in(s.whole, row.digest)
-        at = &sku.rows
-        while at[0] and compare_ids(id_of_location(location_at(s, row_at(s, at[0]).location)),
-                                    id_of_location(location_at(s, location_handle))) < 0:
-            at = &row_at(s, at[0]).next
-        row.next = at[0]
-        at[0] = handle
-        sku.row_count += 1
-        location_at(s, location_handle).rows += 1
+        handle = new_row(s, sku_handle, location_handle)
+        count_row_in(s, row_at(s, handle))
     touch_row(s, handle)
+    return handle
+
+
+# In its place among the rows of its SKU, but not yet in a digest.
+cdef uint32_t new_row(State* s, uint32_t sku_handle, uint32_t location_handle) noexcept nogil:
+    cdef uint32_t handle = arena_new(&s.arena, sizeof(StockRow))
+    cdef Sku* sku = sku_at(s, sku_handle)
+    cdef StockRow* row = row_at(s, handle)
+    cdef uint32_t* at = &sku.rows
+    row.sku = sku_handle
+    row.location = location_handle
+    row.safety_stock = sku.safety_stock
+    while at[0] and compare_ids(id_of_location(location_at(s, row_at(s, at[0]).location)),
+                                id_of_location(location_at(s, location_handle))) < 0:
+        at = &row_at(s, at[0]).next
+    row.next = at[0]
+    at[0] = handle
+    sku.row_count += 1
+    location_at(s, location_handle).rows += 1
     return handle
 
 

@@ -10,7 +10,7 @@ cdef extern from *:
     enum {
         PLACE_ORDER = 1, PAY_ORDER, CANCEL_ORDER, SHIP_ORDER, DELIVER_ORDER, RETURN_ORDER, SETTLE_REFUND,
         PUT_SHOP, PUT_LOCATION, PUT_SKU, ADJUST_STOCK, TRANSFER_STOCK,
-        TICK, ACTIVATE,
+        TICK, ACTIVATE, EVICT, RESTORE,
         COMMAND_KINDS,
         GET_ORDER = 32, GET_STOCK,
     };
@@ -19,6 +19,7 @@ cdef extern from *:
     enum {
         CODE_OK = 0, CODE_INVALID_ARGUMENT = 3, CODE_NOT_FOUND = 5, CODE_ALREADY_EXISTS = 6,
         CODE_RESOURCE_EXHAUSTED = 8, CODE_ABORTED = 10, CODE_UNIMPLEMENTED = 12,
+        CODE_DATA_LOSS = 15,
     };
 
     enum {
@@ -121,6 +122,10 @@ cdef extern from *:
 
     typedef struct { uint32_t level, entries_max; int64_t window_ms; Span canonical; } Activate;
 
+    typedef struct { uint64_t closed_sequence; Span canonical; } Evict;
+
+    typedef struct { Span shop_id, item, canonical; } Restore;
+
     /* What an order, an allocation, a stock row look like from outside. Enum values are those of the proto files. */
     typedef struct {
         Span sku_id;
@@ -155,9 +160,10 @@ cdef extern from *:
 
     const int PLACE_ORDER, PAY_ORDER, CANCEL_ORDER, SHIP_ORDER, DELIVER_ORDER, RETURN_ORDER, SETTLE_REFUND
     const int PUT_SHOP, PUT_LOCATION, PUT_SKU, ADJUST_STOCK, TRANSFER_STOCK, TICK, ACTIVATE, COMMAND_KINDS
+    const int EVICT, RESTORE
     const int GET_ORDER, GET_STOCK
     const int CODE_OK, CODE_INVALID_ARGUMENT, CODE_NOT_FOUND, CODE_ALREADY_EXISTS, CODE_RESOURCE_EXHAUSTED
-    const int CODE_ABORTED, CODE_UNIMPLEMENTED
+    const int CODE_ABORTED, CODE_UNIMPLEMENTED, CODE_DATA_LOSS
     const int OUTCOME_PLACED, OUTCOME_BACKORDERED, OUTCOME_APPLIED, OUTCOME_RETRY_TOO_OLD, OUTCOME_NOT_FOR_SALE
     const int OUTCOME_PRICE_CHANGED, OUTCOME_BUYER_LIMIT, OUTCOME_INSUFFICIENT_STOCK, OUTCOME_ILLEGAL_STATE, OUTCOMES
     const int RESOURCE_SHOP, RESOURCE_LOCATION, RESOURCE_SKU, RESOURCE_ORDER
@@ -253,6 +259,13 @@ cdef extern from *:
         uint32_t level, entries_max
         int64_t window_ms
         Span canonical
+
+    ctypedef struct Evict:
+        uint64_t closed_sequence
+        Span canonical
+
+    ctypedef struct Restore:
+        Span shop_id, item, canonical
 
     ctypedef struct LineView:
         Span sku_id

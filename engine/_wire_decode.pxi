@@ -403,6 +403,46 @@ cdef int decode_activate(const uint8_t* data, size_t size, Activate* out, Buffer
     return 1
 
 
+cdef int decode_evict(const uint8_t* data, size_t size, Evict* out, Buffer* scratch, Fault* fault) noexcept nogil:
+    cdef Request request
+    cdef CommandHead head
+    cdef int64_t sequence = 0
+    if not (
+        read_request(&request, EVICT, data, size, NULL, out, fault)
+        and take_number(&request.fields, 1, b"closed_sequence", 1, INT64_MAX, b"must be at least 1", &sequence, fault)
+        and finish_request(&request, &head, scratch, fault)
+    ):
+        return 0
+    out.closed_sequence = <uint64_t>sequence
+    out.canonical = head.canonical
+    return 1
+
+
+# The item is larger than other commands may be, and is looked into by whoever restores it. Of several, the last counts.
+cdef int decode_restore(const uint8_t* data, size_t size, Restore* out, Buffer* scratch, Fault* fault) noexcept nogil:
+    cdef Fields fields
+    cdef Reader reader
+    cdef uint8_t* at
+    if size > <size_t>RECORD_BYTES_MAX:
+        return refuse(fault, NULL, b"The message must be at most 4 MiB.")
+    fields.present = 0
+    reader = reader_of(data if size else <const uint8_t*>b"", size, GROUP_DEPTH_MAX)
+    while reader.at < reader.end:
+        if next_field(&reader, SHAPES[RESTORE], &fields) < 0:
+            return refuse_malformed(fault)
+    if not take_id(&fields, 1, b"shop_id", &out.shop_id, fault):
+        return 0
+    out.item = text_in(&fields, 2)
+    if not 0 < out.item.size <= <uint32_t>ARCHIVED_ORDER_BYTES_MAX:
+        return refuse(fault, b"item", b"must have 1 to 196,608 bytes")
+    scratch.size = 0
+    at = buffer_reserve(scratch, <size_t>out.shop_id.size + out.item.size + 16)
+    at = put_body(put_body(at, 1, out.shop_id), 2, out.item)
+    buffer_end(scratch, at)
+    out.canonical = span_of(scratch.data, scratch.size)
+    return 1
+
+
 cdef int decode_get(int kind, const uint8_t* data, size_t size, GetRequest* out, Fault* fault) noexcept nogil:
     cdef Request request
     cdef const Fields* fields = &request.fields

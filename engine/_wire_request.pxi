@@ -60,6 +60,9 @@ cdef extern from *:
         .type = {[1] = F_STRING, [2] = F_STRING, [3] = F_STRING, [4] = F_STRING, [5] = F_STRING, [6] = F_INT64,
                  [15] = F_INT64}};
     static const Shape SHAPE_ACTIVATE = {.type = {[1] = F_UINT32, [2] = F_INT64, [3] = F_UINT32}};
+    static const Shape SHAPE_EVICT = {.type = {[1] = F_UINT64}};
+    /* The item is no text: it is taken as a body that nobody looks into. See decode_restore. */
+    static const Shape SHAPE_RESTORE = {.type = {[1] = F_STRING, [2] = F_ENTRY}};
     static const Shape SHAPE_GET = {.type = {[1] = F_STRING, [2] = F_STRING}};
     /* Not read as a request but item by item; see batch_next. */
     static const Shape SHAPE_BATCH = {.type = {[1] = F_ITEM}};
@@ -71,7 +74,8 @@ cdef extern from *:
         [SHIP_ORDER] = &SHAPE_SHIP_ORDER, [DELIVER_ORDER] = &SHAPE_DELIVER_ORDER, [RETURN_ORDER] = &SHAPE_RETURN_ORDER,
         [SETTLE_REFUND] = &SHAPE_PAY_ORDER, [PUT_SHOP] = &SHAPE_PUT_SHOP, [PUT_LOCATION] = &SHAPE_PUT_LOCATION,
         [PUT_SKU] = &SHAPE_PUT_SKU, [ADJUST_STOCK] = &SHAPE_ADJUST_STOCK, [TRANSFER_STOCK] = &SHAPE_TRANSFER_STOCK,
-        [TICK] = &SHAPE_TICK, [ACTIVATE] = &SHAPE_ACTIVATE, [GET_ORDER] = &SHAPE_GET, [GET_STOCK] = &SHAPE_GET,
+        [TICK] = &SHAPE_TICK, [ACTIVATE] = &SHAPE_ACTIVATE, [EVICT] = &SHAPE_EVICT,
+        [RESTORE] = &SHAPE_RESTORE, [GET_ORDER] = &SHAPE_GET, [GET_STOCK] = &SHAPE_GET,
     };
 
     typedef struct {

@@ -26,6 +26,7 @@ from google.protobuf.message import Message
 from engine import _core, datadir
 from engine._core import LIMITS, JournalWriter, Shard
 from everopen.v1 import inventory_service_pb2 as inventory
+from everopen.v1 import log_pb2
 from everopen.v1 import order_service_pb2 as orders
 from everopen.v1.inventory_pb2 import (
     AdjustKind,
@@ -47,14 +48,16 @@ SEGMENT_BYTES = 32 * 1024
 COMMIT_COMMANDS = 7
 ROUNDS = 150
 MARKET, STALL = "night-market", "stall"
+# The last kind of command that each level knows.
+KINDS = {1: _core.ACTIVATE, 2: _core.RESTORE}
 
 
 class Evening:
     """A shard with its log, and a clock that moves when it is told to."""
 
-    def __init__(self, shard_directory: Path) -> None:
+    def __init__(self, shard_directory: Path, level: int) -> None:
         self.directory = shard_directory
-        self.shard = Shard(LOG_ID, WINDOW_MS, 100_000)
+        self.shard = Shard(LOG_ID, WINDOW_MS, 100_000, level)
         self.now_ms = BEGIN_MS
         self.seen: Counter[tuple[int, int]] = Counter()
         self.snapshot: dict[str, Any] = {}
@@ -69,7 +72,8 @@ class Evening:
         if sequence:
             self._log()
         name = type(request).DESCRIPTOR.name.replace("Request", "Response")
-        return None if code else getattr(orders if hasattr(orders, name) else inventory, name).FromString(answer)
+        response = getattr(orders, name, None) or getattr(inventory, name, None)
+        return response.FromString(answer) if response and not code else None
 
     def pass_time(self, milliseconds: int) -> None:
         """Moves the clock, and lets what is due by then end by ticks."""
@@ -258,6 +262,18 @@ def retire(evening: Evening) -> None:
     put_shop(evening, "popup", status=gone)
 
 
+def leave_and_come_back(evening: Evening) -> None:
+    """Closed orders are evicted, and the last of them is asked for once more."""
+    evening.pass_time(WINDOW_MS)
+    closed = evening.shard.closed(0, 2**32)
+    while evening.shard.closed(0, 1):
+        evening.say(_core.EVICT, log_pb2.Evict(closed_sequence=closed[-1][0]))
+    _, _, shop_id, order_id, item = closed[-1]
+    evening.say(_core.RESTORE, log_pb2.Restore(shop_id=shop_id, item=item))
+    paid = orders.PayOrderRequest(shop_id=shop_id, order_id=order_id, payment_id="later", amount_minor=1)
+    evening.say(_core.PAY_ORDER, paid)
+
+
 def put_shop(evening: Evening, shop_id: str, **fields: Any) -> None:
     evening.say(_core.PUT_SHOP, inventory.PutShopRequest(shop_id=shop_id, **fields))
 
@@ -284,14 +300,16 @@ def place(evening: Evening, shop_id: str, order_id: str, wanted: list[tuple[str,
     evening.say(_core.PLACE_ORDER, orders.PlaceOrderRequest(shop_id=shop_id, order_id=order_id, lines=lines, **fields))
 
 
-def make(data_dir: Path) -> dict[str, Any]:
+def make(data_dir: Path, level: int = LIMITS["LEVEL_MAX"]) -> dict[str, Any]:
     """Fills an empty data directory; returns what it must replay to. Raises if it lacks a command or an outcome."""
     [shard_directory] = datadir.create_or_open(data_dir, 1)
-    evening = Evening(shard_directory)
+    evening = Evening(shard_directory, level)
     tell(evening)
+    if level >= 2:
+        leave_and_come_back(evening)
     evening.close()
     violation = evening.shard.check()
-    missing = [f"command {kind}" for kind in range(1, 15) if not any(seen[0] == kind for seen in evening.seen)]
+    missing = [f"command {kind}" for kind in range(1, KINDS[level] + 1) if not any(seen[0] == kind for seen in evening.seen)]
     missing += [
         name for name, outcome in Outcome.items() if outcome and all(seen[1] != outcome for seen in evening.seen)
     ]
@@ -299,7 +317,7 @@ def make(data_dir: Path) -> dict[str, Any]:
         raise RuntimeError(f"no golden evening: {violation or missing}")
     return {
         "version": version("everopen"),
-        "level": LIMITS["LEVEL_MAX"],
+        "level": level,
         "log_id": LOG_ID.hex(),
         "records": evening.shard.sequence,
         "snapshot": evening.snapshot,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from google.protobuf.message import Message
 
 from everopen.v1 import inventory_service_pb2 as inventory
+from everopen.v1 import log_pb2
 from everopen.v1 import order_service_pb2 as orders
 from tests import reference_fields as fields
 from tests.reference import Model
@@ -112,6 +113,8 @@ class Generator:
             fields.PUT_SHOP: (1, self._put_shop),
             fields.GET_ORDER: (1, self._get_order),
             fields.GET_STOCK: (1, self._get_stock),
+            fields.EVICT: (2, self._evict),
+            fields.RESTORE: (2, self._restore),
         }
         self.methods = list(self.makers)
         self.weights = [weight for weight, _ in self.makers.values()]
@@ -127,6 +130,9 @@ class Generator:
         if self.random.random() < (0.3 if 0 <= model.next_due_ms() <= self.now_ms else 0.03):
             return Step(fields.TICK, b"", self.now_ms)
         method, request = self._command(model)
+        if method in fields.INTERNAL:
+            # Never repeated: an item of the archive is good for one Restore.
+            return Step(method, request.SerializeToString(), self.now_ms)
         self.past = [*self.past[-60:], (method, request)]
         return Step(method, request.SerializeToString(), self.now_ms)
 
@@ -150,7 +156,7 @@ class Generator:
             return self._side_shop()
         method = self.random.choices(self.methods, self.weights)[0]
         request = self.makers[method][1](model)
-        if chance > 0.97:
+        if chance > 0.97 and method not in fields.INTERNAL:
             self._spoil(request)
         return method, request
 
@@ -341,6 +347,31 @@ class Generator:
     def _get_order(self, model: Model) -> Message:
         shop_id, order_id = self._any_order()
         return orders.GetOrderRequest(shop_id=shop_id, order_id=order_id)
+
+    # Retention
+
+    def _evict(self, model: Model) -> Message:
+        """Mostly all that is due."""
+        closed = [sequence for sequence, _ in model.closed.values()]
+        last = self.random.choice(closed) if closed and self.random.random() < 0.3 else model.sequence
+        return log_pb2.Evict(closed_sequence=last)
+
+    def _restore(self, model: Model) -> Message:
+        """Mostly what was evicted lately, whole; else something that the archive should not have given."""
+        items = list(model.archive)[-12:]
+        if not items:
+            return log_pb2.Restore(shop_id=self._shop(), item=self.random.randbytes(self.random.choice((1, 3, 80))))
+        item = self.random.choice(items)
+        shop_id = model.archive[item].shop.id
+        chance = self.random.random()
+        if chance < 0.05:
+            shop_id = "side"
+        elif chance < 0.1:
+            place = self.random.randrange(len(item))
+            item = item[:place] + bytes([item[place] ^ 1 << self.random.randrange(8)]) + item[place + 1 :]
+        elif chance < 0.12:
+            item = item[: self.random.randrange(1, len(item))]
+        return log_pb2.Restore(shop_id=shop_id, item=item)
 
     # Stock and catalogue
 

@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 from engine._core import Shard
 from everopen.v1 import log_pb2
 from tests.reference import Model
-from tests.reference_fields import ACTIVATE, REQUESTS, RESPONSES, TICK
+from tests.reference_fields import ACTIVATE, INTERNAL, REQUESTS, RESPONSES, TICK
 
 RECORD_HEADER_BYTES = 24
 MESSAGE_BYTES_MAX = 4 * 2**20
@@ -79,7 +79,7 @@ def ask_model(model: Model, method: int, request: bytes, now_ms: int) -> Result:
         return Result(3, "INVALID_FIELD", "", None, 0)
     if method != TICK:
         try:
-            message = REQUESTS[method].FromString(request)
+            message = (REQUESTS | INTERNAL)[method].FromString(request)
         except DecodeError:
             return Result(3, "MALFORMED_MESSAGE", "", None, 0)
         message.DiscardUnknownFields()
@@ -90,9 +90,11 @@ def ask_model(model: Model, method: int, request: bytes, now_ms: int) -> Result:
 class Pair:
     """Each command goes to both; what differs is an AssertionError that says so."""
 
-    def __init__(self, idempotency_window_ms: int = 3_600_000, idempotency_entries_max: int = 10_000) -> None:
-        self.core = Shard(LOG_ID, idempotency_window_ms, idempotency_entries_max)
-        self.model = Model(LOG_ID, idempotency_window_ms, idempotency_entries_max)
+    def __init__(
+        self, idempotency_window_ms: int = 3_600_000, idempotency_entries_max: int = 10_000, level: int = 2
+    ) -> None:
+        self.core = Shard(LOG_ID, idempotency_window_ms, idempotency_entries_max, level)
+        self.model = Model(LOG_ID, idempotency_window_ms, idempotency_entries_max, level)
 
     def execute(self, method: int, request: Message | bytes, now_ms: int | None = None) -> Result:
         data = request if isinstance(request, bytes) else request.SerializeToString()
@@ -106,6 +108,10 @@ class Pair:
 
     def tick(self, now_ms: int) -> None:
         self.execute(TICK, b"", now_ms)
+
+    def raise_level(self, now_ms: int) -> None:
+        self.model.raise_level(now_ms)
+        assert self.core.raise_level(now_ms) == self.model.sequence
 
     def _compare_effects(self, method: int) -> None:
         assert method != ACTIVATE

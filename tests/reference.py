@@ -26,6 +26,7 @@ from tests.reference_shard import (
     INVALID_ARGUMENT,
     NOT_FOUND,
     RESOURCE_EXHAUSTED,
+    UNIMPLEMENTED,
     Answer,
     Fault,
 )
@@ -44,8 +45,9 @@ class Model(Orders):
         log_id: bytes = bytes(16),
         idempotency_window_ms: int = 3_600_000,
         idempotency_entries_max: int = 10_000_000,
+        level: int = 2,
     ) -> None:
-        super().__init__(log_id, idempotency_window_ms, idempotency_entries_max)
+        super().__init__(log_id, idempotency_window_ms, idempotency_entries_max, level)
 
     def execute(self, method: int, request: Message | None, now_ms: int) -> Answer:
         self.begin(now_ms)
@@ -54,15 +56,25 @@ class Model(Orders):
             response = self._carry_out(method, request)
         except Fault as fault:
             return Answer(fault.code, fault.reason, fault.field)
+        for row in self.changed_rows:
+            row.ghost = False
         return Answer(response=response, sequence=self.sequence if self.sequence > before else 0)
 
     def _carry_out(self, method: int, request: Any) -> Message | None:
         if method == fields.TICK:
             self.tick()
             return None
+        if method in fields.INTERNAL and self.level < 2:
+            raise Fault(UNIMPLEMENTED, "UNKNOWN_METHOD")
         field = first_bad_field(method, request)
         if field is not None:
             raise Fault(INVALID_ARGUMENT, "INVALID_FIELD", field)
+        if method == fields.EVICT:
+            self.evict(request.closed_sequence)
+            return None
+        if method == fields.RESTORE:
+            self.restore(request)
+            return None
         if method == fields.PUT_SHOP:
             return self._put_shop(request)
         shop = self.shops.get(request.shop_id)
@@ -187,7 +199,7 @@ class Model(Orders):
             raise Fault(RESOURCE_EXHAUSTED, "REGION_LIMIT")
 
     def _check_durations(self, request: inventory.PutSkuRequest) -> None:
-        skus = [sku for shop in self.shops.values() for sku in shop.skus.values()]
+        skus = [sku for shop in self.shops.values() for sku in shop.skus.values() if not sku.ghost]
         ttls = {sku.settings.reserve_ttl_ms for sku in skus} | {order.hold_ttl_ms for order in self.held}
         windows = {sku.settings.buyer_window_ms for sku in skus} | {item.window_ms for item in self.purchases}
         ttls.add(request.reserve_ttl_ms or RESERVE_TTL_MS_DEFAULT)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from tests.reference_state import Allocation, Order, Purchase, Remembered, Row, Shop, Sku
+from tests.reference_state import RETIRED, Allocation, Order, Purchase, Remembered, Row, Shop, Sku
 
 if TYPE_CHECKING:
     from tests.reference import Model
@@ -129,7 +129,7 @@ def _objects_of_shop(shop: Shop, to_match: list[Sku]) -> Iterator[int]:
         yield digest(b"l" + location_key(shop.id, location.id) + hash16(location.content) + settings)
     for sku in shop.skus.values():
         yield from _objects_of_sku(sku, sku in to_match)
-        yield from map(stock, sku.rows.values())
+        yield from (stock(row) for row in sku.rows.values() if not row.ghost)
     for known in shop.ids.values():
         yield remembered_id(shop, known)
     for order in shop.orders.values():
@@ -140,15 +140,22 @@ def _objects_of_shop(shop: Shop, to_match: list[Sku]) -> Iterator[int]:
 
 def state_digest(model: Model) -> str:
     shard = struct.pack("<qQI", model.time_ms, model.sequence, model.level)
-    total = digest(b"G" + shard + struct.pack("<qI", model.idempotency_window_ms, model.idempotency_entries_max))
+    shard += struct.pack("<qI", model.idempotency_window_ms, model.idempotency_entries_max)
+    if model.level >= 2:
+        shard += hash16(model.evicted) + struct.pack("<Q", model.evicted_orders)
+    total = digest(b"G" + shard)
+    for order, (sequence, time_ms) in model.closed.items():
+        total += digest(b"E" + shop_key(order.shop.id) + text(order.id) + struct.pack("<Qq", sequence, time_ms))
     for shop in model.shops.values():
         total += sum(_objects_of_shop(shop, model.to_match))
     return f"{total % 2**128:032x}"
 
 
 def business_digest(model: Model) -> str:
-    total = 0
+    total = model.evicted
     for shop in model.shops.values():
         total += sum(order_business(order) for order in shop.orders.values())
-        total += sum(stock(row) for sku in shop.skus.values() for row in sku.rows.values())
+        # What becomes of a retired SKU's stock is no business any more, from level 2 on.
+        skus = [sku for sku in shop.skus.values() if model.level < 2 or sku.settings.status != RETIRED]
+        total += sum(stock(row) for sku in skus for row in sku.rows.values() if not row.ghost)
     return f"{total % 2**128:032x}"

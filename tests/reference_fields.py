@@ -9,11 +9,12 @@ from typing import Any
 from google.protobuf.message import Message
 
 from everopen.v1 import inventory_service_pb2 as inventory
+from everopen.v1 import log_pb2
 from everopen.v1 import order_service_pb2 as orders
 from tests.reference_digest import digest
 
 (PLACE_ORDER, PAY_ORDER, CANCEL_ORDER, SHIP_ORDER, DELIVER_ORDER, RETURN_ORDER, SETTLE_REFUND) = range(1, 8)
-(PUT_SHOP, PUT_LOCATION, PUT_SKU, ADJUST_STOCK, TRANSFER_STOCK, TICK, ACTIVATE) = range(8, 15)
+(PUT_SHOP, PUT_LOCATION, PUT_SKU, ADJUST_STOCK, TRANSFER_STOCK, TICK, ACTIVATE, EVICT, RESTORE) = range(8, 17)
 GET_ORDER, GET_STOCK = 32, 33
 
 REQUESTS: dict[int, type[Message]] = {
@@ -32,6 +33,8 @@ REQUESTS: dict[int, type[Message]] = {
     GET_ORDER: orders.GetOrderRequest,
     GET_STOCK: inventory.GetStockRequest,
 }
+# What no caller sends. They are answered with nothing.
+INTERNAL: dict[int, type[Message]] = {EVICT: log_pb2.Evict, RESTORE: log_pb2.Restore}
 RESPONSES: dict[int, type[Message]] = {
     method: getattr(orders if hasattr(orders, name) else inventory, name)
     for method, name in ((m, r.DESCRIPTOR.name.replace("Request", "Response")) for m, r in REQUESTS.items())
@@ -45,6 +48,7 @@ AMOUNT_MAX = 1_000_000_000_000_000
 TIME_MAX = 253_402_300_799_999
 DAY_MS = 86_400_000
 CONTENT_BYTES_MAX = 64 * 1024
+ITEM_BYTES_MAX = 192 * 1024
 
 Checks = Iterator[tuple[bool, str]]
 _ID = re.compile(r"[!-~]{1,64}")
@@ -182,6 +186,15 @@ def _get_stock(request: inventory.GetStockRequest) -> Checks:
     yield _id(request.sku_id), "sku_id"
 
 
+def _evict(request: log_pb2.Evict) -> Checks:
+    yield 1 <= request.closed_sequence < 2**63, "closed_sequence"
+
+
+def _restore(request: log_pb2.Restore) -> Checks:
+    yield _id(request.shop_id), "shop_id"
+    yield 1 <= len(request.item) <= ITEM_BYTES_MAX, "item"
+
+
 # What each message must be like, in the order of its fields.
 _CHECKS: dict[int, Callable[[Any], Checks]] = {
     PLACE_ORDER: _place_order,
@@ -198,13 +211,15 @@ _CHECKS: dict[int, Callable[[Any], Checks]] = {
     TRANSFER_STOCK: _transfer,
     GET_ORDER: _get_order,
     GET_STOCK: _get_stock,
+    EVICT: _evict,
+    RESTORE: _restore,
 }
 
 
 def first_bad_field(method: int, request: Message) -> str | None:
     """The path of the first field out of bounds; "" for the message as a whole; None when all is well."""
     bad = next((path for ok, path in _CHECKS[method](request) if not ok), None)
-    if bad is None and request.ByteSize() > CONTENT_BYTES_MAX:
+    if bad is None and method != RESTORE and request.ByteSize() > CONTENT_BYTES_MAX:
         return ""
     return bad
 

@@ -11,7 +11,8 @@ from everopen.v1 import outcome_pb2 as outcomes
 from tests import reference_fields as fields
 from tests.reference_fields import AMOUNT_MAX, RESPONSES, STOCK_MAX, content_of
 from tests.reference_plan import attempt
-from tests.reference_shard import INVALID_ARGUMENT, RESOURCE_EXHAUSTED, Fault, Shard
+from tests.reference_retention import Retention
+from tests.reference_shard import INVALID_ARGUMENT, RESOURCE_EXHAUSTED, Fault
 from tests.reference_state import ACTIVE, Allocation, Line, Location, Order, Remembered, Row, Shop, Sku
 
 BACKORDER_ALLOW = 2
@@ -20,7 +21,7 @@ ORDER_PAYMENTS_KEPT = 256
 WRITE_OFF = 2
 
 
-class Orders(Shard):
+class Orders(Retention):
     # Acceptance
 
     def place_order(self, shop: Shop, request: orders.PlaceOrderRequest) -> Message:
@@ -166,6 +167,7 @@ class Orders(Shard):
         ids[name] = Remembered(kind, name, content_of(request), self.sequence, outcome)
         if applied:
             self.changed_orders[order] = None
+        self.review_closing(order)
         self.match_if_listed()
         return self._answer_command(kind, order, ids[name])
 

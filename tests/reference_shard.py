@@ -12,6 +12,7 @@ from tests.reference_plan import Attempt, attempt
 from tests.reference_state import RETIRED, Location, Order, Purchase, Remembered, Row, Shop, Sku
 
 INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, RESOURCE_EXHAUSTED, ABORTED = 3, 5, 6, 8, 10
+UNIMPLEMENTED, DATA_LOSS = 12, 15
 BACKORDER_LOOKAHEAD_MAX = 64
 STEPS_MAX = 4096
 
@@ -36,9 +37,9 @@ class Answer:
 
 
 class Shard:
-    def __init__(self, log_id: bytes, idempotency_window_ms: int, idempotency_entries_max: int) -> None:
+    def __init__(self, log_id: bytes, idempotency_window_ms: int, idempotency_entries_max: int, level: int) -> None:
         self.log_id = log_id
-        self.level = 1
+        self.level = level
         self.idempotency_window_ms = idempotency_window_ms
         self.idempotency_entries_max = idempotency_entries_max
         # The first record is the Activate.
@@ -54,6 +55,12 @@ class Shard:
         self.begun = 0
         # Used-up ids without an order, oldest first.
         self.remembered: dict[tuple[Shop, int, str], Remembered] = {}
+        # Closed orders in the order of their closing, each with sequence and time of that.
+        self.closed: dict[Order, tuple[int, int]] = {}
+        # What was evicted, by what the archive would keep of it; and what it adds to the business digest.
+        self.archive: dict[bytes, Order] = {}
+        self.evicted = 0
+        self.evicted_orders = 0
         self.changed_orders: dict[Order, None] = {}
         self.changed_rows: dict[Row, None] = {}
 
@@ -129,6 +136,12 @@ class Shard:
                 del shop.locations[location.id]
         if shop.settings.status == RETIRED and not (shop.skus or shop.locations or shop.orders or shop.ids):
             del self.shops[shop.id]
+
+    def review_closing(self, order: Order) -> None:
+        """A closed order that was changed is closed anew, since the archive may have it as it was."""
+        self.closed.pop(order, None)
+        if self.level >= 2 and order.closed:
+            self.closed[order] = (self.sequence, self.now_ms)
 
     # Holds and purchases
 
@@ -245,6 +258,7 @@ class Shard:
         ended.sort(key=lambda purchase: (purchase.ends_at_ms, purchase.window_ms, purchase.begin))
         for purchase in ended[:STEPS_MAX]:
             self.drop_purchase(purchase)
+            self.review_closing(purchase.order)
         self._forget_ids()
         self.match()
 
@@ -262,6 +276,7 @@ class Shard:
                 self.shrink_purchase(order, sku, units)
             order.expired = True
             self.end_hold(order)
+            self.review_closing(order)
             self.changed_orders[order] = None
             for line in order.lines:
                 self.put_on_list(line.sku)

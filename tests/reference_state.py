@@ -68,6 +68,8 @@ class Sku:
     passed: dict[Order, int] = field(default_factory=dict)
     purchases: dict[Order, Purchase] = field(default_factory=dict)
     order_count: int = 0
+    # Made by a Restore, for as long as an order names it.
+    ghost: bool = False
 
     @property
     def sellable(self) -> int:
@@ -97,6 +99,8 @@ class Row:
     returned: int = 0
     shipped: int = 0
     written_off: int = 0
+    # Made by a Restore, and not there for the digests until a command needs it.
+    ghost: bool = False
 
     @property
     def available(self) -> int:
@@ -262,6 +266,18 @@ class Order:
         if self.refunded:
             return order_pb2.PAYMENT_STATE_REFUNDED
         return order_pb2.PAYMENT_STATE_UNPAID
+
+    @property
+    def later_allocations(self) -> list[Allocation]:
+        """Those that took the place of the ones at acceptance."""
+        return self.allocations if self.allocations is not self.allocations_at_acceptance else []
+
+    @property
+    def closed(self) -> bool:
+        """Nothing is open, under way or to be paid back, and nothing of it counts against a buyer."""
+        under_way = any(line.shipped > line.delivered + line.returned for line in self.lines)
+        counts = any(self in line.sku.purchases for line in self.lines)
+        return not (self.has_open or under_way or self.refund_due or counts)
 
     def released(self, allocation: Allocation) -> int:
         return allocation.released + (allocation.reserved if self.expired else 0)

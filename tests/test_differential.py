@@ -17,7 +17,7 @@ from engine._core import Shard
 from everopen.v1.order_service_pb2 import PlaceOrdersResponse
 from tests.generate import PROFILES, Generator, Step
 from tests.machines import LOG_ID, Pair
-from tests.reference_fields import PLACE_ORDER, REQUESTS
+from tests.reference_fields import INTERNAL, PLACE_ORDER, REQUESTS
 
 PROCESSES = 2
 RUN_COMMANDS = 2_500
@@ -121,8 +121,9 @@ def _report(seed: int, steps: list[Step], mismatch: str) -> str:
         short = steps[-10:]
         lines.append("it takes the snapshot or the replay to fail; the last commands:")
     for step in short:
-        name = REQUESTS[step.method].__name__ if step.method in REQUESTS else "Tick"
-        text = str(REQUESTS[step.method].FromString(step.request)) if step.method in REQUESTS else ""
+        messages = REQUESTS | INTERNAL
+        name = messages[step.method].__name__ if step.method in messages else "Tick"
+        text = str(messages[step.method].FromString(step.request)) if step.method in messages else ""
         lines.append(f"{step.now_ms} {name} " + " ".join(text.split()))
     return "\n".join(lines)
 

@@ -100,7 +100,7 @@ def test_records_of_the_release_of_today_are_made_the_same_again(tmp_path: Path)
     """Same commands and times, same bytes. Once the release is out, another outcome needs a new level; before that, its
     files are deleted and made anew by scripts/make_golden.py."""
     release = make_golden.version("everopen")
-    assert make_golden.make(tmp_path / "again") == expected(release)
+    assert make_golden.make(tmp_path / "again", expected(release)["level"]) == expected(release)
     with tarfile.open(GOLDEN / f"{release}.tar.xz") as archive:
         archive.extractall(tmp_path / "data", filter="data")
     assert records_of(tmp_path / "again") == records_of(tmp_path / "data")

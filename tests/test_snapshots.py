@@ -19,6 +19,7 @@ from tests.till import SHOP, Till
 pytestmark = pytest.mark.native
 
 HEADER_BYTES = 104
+RETENTION_BYTES = 32
 SECTION_HEADER_BYTES = 56
 FLIPS = 3_000
 
@@ -94,7 +95,7 @@ def refuse(folder: Path, data: bytes) -> SnapshotDamaged | JournalFormatError:
 
 
 def sections_of(data: bytes) -> list[bytes]:
-    parts, at = [], HEADER_BYTES
+    parts, at = [], HEADER_BYTES + RETENTION_BYTES
     while at < len(data):
         (size,) = struct.unpack_from("<Q", data, at + 8)
         end = at + SECTION_HEADER_BYTES + size
@@ -111,8 +112,12 @@ def with_header(data: bytes, offset: int, value: int) -> bytes:
     return bytes(head) + data[HEADER_BYTES:]
 
 
+def header_of(data: bytes) -> bytes:
+    return data[: HEADER_BYTES + RETENTION_BYTES]
+
+
 def test_layout_of_the_test_is_that_of_the_snapshot(whole: bytes) -> None:
-    assert with_header(whole, 8, 1) == whole
+    assert with_header(whole, 8, 2) == whole
     assert len(sections_of(whole)) == 3
 
 
@@ -138,16 +143,16 @@ def test_bytes_after_the_end_are_refused(whole: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", [(1, 0, 2), (0, 2, 1), (0, 0, 2), (0, 1, 1), (0, 1), (1, 2), (0, 2), (0, 1, 2, 2)])
 def test_sections_swapped_doubled_or_dropped_are_refused(order: tuple[int, ...], whole: bytes, tmp_path: Path) -> None:
     parts = sections_of(whole)
-    damaged = whole[:HEADER_BYTES] + b"".join(parts[place] for place in order)
+    damaged = header_of(whole) + b"".join(parts[place] for place in order)
     refuse(tmp_path, damaged)
     if len(order) != 3:
         refuse(tmp_path, with_header(damaged, 60, len(order)))
 
 
 def test_newer_format_is_refused_by_its_version(whole: bytes, tmp_path: Path) -> None:
-    error = refuse(tmp_path, with_header(whole, 8, 2))
+    error = refuse(tmp_path, with_header(whole, 8, 3))
     assert isinstance(error, JournalFormatError)
-    assert error.found == 2
+    assert error.found == 3
 
 
 def test_newer_level_is_refused_by_name(whole: bytes, tmp_path: Path) -> None:

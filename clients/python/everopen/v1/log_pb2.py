@@ -26,7 +26,7 @@ from everopen.v1 import inventory_pb2 as everopen_dot_v1_dot_inventory__pb2
 from everopen.v1 import order_pb2 as everopen_dot_v1_dot_order__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x65veropen/v1/log.proto\x12\x0b\x65veropen.v1\x1a\x1b\x65veropen/v1/inventory.proto\x1a\x17\x65veropen/v1/order.proto\"\x06\n\x04Tick\"Y\n\x08\x41\x63tivate\x12\r\n\x05level\x18\x01 \x01(\r\x12\x1d\n\x15idempotency_window_ms\x18\x02 \x01(\x03\x12\x1f\n\x17idempotency_entries_max\x18\x03 \x01(\r\"V\n\x07\x45\x66\x66\x65\x63ts\x12\"\n\x06orders\x18\x01 \x03(\x0b\x32\x12.everopen.v1.Order\x12\'\n\x06stocks\x18\x02 \x03(\x0b\x32\x17.everopen.v1.StockLevelb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x65veropen/v1/log.proto\x12\x0b\x65veropen.v1\x1a\x1b\x65veropen/v1/inventory.proto\x1a\x17\x65veropen/v1/order.proto\"\x06\n\x04Tick\"Y\n\x08\x41\x63tivate\x12\r\n\x05level\x18\x01 \x01(\r\x12\x1d\n\x15idempotency_window_ms\x18\x02 \x01(\x03\x12\x1f\n\x17idempotency_entries_max\x18\x03 \x01(\r\" \n\x05\x45vict\x12\x17\n\x0f\x63losed_sequence\x18\x01 \x01(\x04\"(\n\x07Restore\x12\x0f\n\x07shop_id\x18\x01 \x01(\t\x12\x0c\n\x04item\x18\x02 \x01(\x0c\"V\n\x07\x45\x66\x66\x65\x63ts\x12\"\n\x06orders\x18\x01 \x03(\x0b\x32\x12.everopen.v1.Order\x12\'\n\x06stocks\x18\x02 \x03(\x0b\x32\x17.everopen.v1.StockLevelb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,6 +37,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TICK']._serialized_end=98
   _globals['_ACTIVATE']._serialized_start=100
   _globals['_ACTIVATE']._serialized_end=189
-  _globals['_EFFECTS']._serialized_start=191
-  _globals['_EFFECTS']._serialized_end=277
+  _globals['_EVICT']._serialized_start=191
+  _globals['_EVICT']._serialized_end=223
+  _globals['_RESTORE']._serialized_start=225
+  _globals['_RESTORE']._serialized_end=265
+  _globals['_EFFECTS']._serialized_start=267
+  _globals['_EFFECTS']._serialized_end=353
 # @@protoc_insertion_point(module_scope)

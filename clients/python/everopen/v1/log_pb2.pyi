@@ -22,6 +22,20 @@ class Activate(_message.Message):
     idempotency_entries_max: int
     def __init__(self, level: _Optional[int] = ..., idempotency_window_ms: _Optional[int] = ..., idempotency_entries_max: _Optional[int] = ...) -> None: ...
 
+class Evict(_message.Message):
+    __slots__ = ("closed_sequence",)
+    CLOSED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    closed_sequence: int
+    def __init__(self, closed_sequence: _Optional[int] = ...) -> None: ...
+
+class Restore(_message.Message):
+    __slots__ = ("shop_id", "item")
+    SHOP_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    shop_id: str
+    item: bytes
+    def __init__(self, shop_id: _Optional[str] = ..., item: _Optional[bytes] = ...) -> None: ...
+
 class Effects(_message.Message):
     __slots__ = ("orders", "stocks")
     ORDERS_FIELD_NUMBER: _ClassVar[int]
