@@ -25,8 +25,8 @@ cdef int check_state(State* s, char* text, size_t size) noexcept nogil:
     holds = check_orders(s, &finding)          # adds up what is reserved in StockRow.taken
     if not check_stock(s, &finding, holds):    # and sets it back
         holds = 0
-    return (holds and check_closed(s, &finding) and check_queues(s, &finding) and check_holds(s, &finding) and check_purchases(s, &finding)
-            and check_remembered(s, &finding) and check_digests(s, &finding))
+    return (holds and check_closed(s, &finding) and check_queues(s, &finding) and check_holds(s, &finding)
+            and check_purchases(s, &finding) and check_remembered(s, &finding) and check_digests(s, &finding))
 
 
 cdef int check_orders(State* s, Finding* finding) noexcept nogil:
@@ -101,7 +101,8 @@ cdef int check_closed(State* s, Finding* finding) noexcept nogil:
     cdef OrderMore* more
     while handle:
         more = more_at(s, order_at(s, handle).more)
-        if not order_at(s, handle).flags & ORDER_CLOSED or more.closed_sequence < sequence or more.closed_at_ms < before:
+        if (not order_at(s, handle).flags & ORDER_CLOSED or more.closed_sequence < sequence
+                or more.closed_at_ms < before):
             return broken_order(s, finding, b"closed orders are not in the order of their closing", order_at(s, handle))
         sequence = more.closed_sequence
         before = more.closed_at_ms

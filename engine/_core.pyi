@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Final, Self
 
-# Methods; the commands among them (1 to 14) are also the kinds of log records.
+# Methods; the commands among them (1 to 16) are also the kinds of log records.
 PLACE_ORDER: Final[int]
 PAY_ORDER: Final[int]
 CANCEL_ORDER: Final[int]
@@ -18,6 +18,8 @@ ADJUST_STOCK: Final[int]
 TRANSFER_STOCK: Final[int]
 TICK: Final[int]
 ACTIVATE: Final[int]
+EVICT: Final[int]
+RESTORE: Final[int]
 GET_ORDER: Final[int]
 GET_STOCK: Final[int]
 
@@ -59,8 +61,9 @@ class Shard:
         log_id: bytes = ...,
         idempotency_window_ms: int = ...,
         idempotency_entries_max: int = ...,
+        level: int = ...,
     ) -> None:
-        """log_id: 16 bytes. Begins with the Activate record (sequence 1, time 0)."""
+        """log_id: 16 bytes. Begins with the Activate record (sequence 1, time 0), at the newest level."""
     @staticmethod
     def empty(log_id: bytes) -> Shard:
         """Without the Activate record, at sequence 0: for replay from the first record."""
@@ -92,6 +95,20 @@ class Shard:
         """Asks the kernel for the memory of so many more one-line orders now, so that a peak pays no page faults."""
     def counts(self) -> dict[str, int]:
         """Objects in memory by kind, and arena bytes."""
+    @property
+    def level(self) -> int: ...
+    def raise_level(self, now_ms: int) -> int:
+        """As Engine.raise_level, without a log."""
+    def evict(self, closed_sequence: int, now_ms: int) -> bool:
+        """One Evict, if one is due; whether another one is due then."""
+    def closed(self, after_sequence: int, orders_max: int) -> list[tuple[int, int, str, str, bytes]]:
+        """(closed_sequence, order's sequence, shop_id, order_id, item) of closed orders whose window is over, in the
+        order of their closing, from the first that was closed after `after_sequence`. Orders that were closed by one
+        record come together, so there may be more than `orders_max`."""
+    def business_digest_of(self, item: bytes) -> str:
+        """What an archived order adds to the business digest. ValueError: the item is damaged."""
+    def order_response(self, shop_id: str, item: bytes) -> bytes:
+        """The GetOrderResponse for an archived order, as of now. ValueError: damaged, or of another shop."""
     def shop_ids(self) -> list[str]:
         """Every shop, in no order."""
     def save_in_child(self, path: str, bytes_per_s: int = 0) -> int:
@@ -134,6 +151,11 @@ class Engine:
         """Wakes the sync thread for what was executed since; call it once per turn of the loop."""
     def tick(self) -> int:
         """Logs a tick if one is due. Returns ms until the next call is useful (at most 1,000)."""
+    @property
+    def level(self) -> int: ...
+    def raise_level(self) -> int:
+        """Logs the rise to the newest level, where the log is of an older one: only once every program that reads the
+        log knows it. The sequence of the record, 0 if there is nothing to raise. Raises JournalFull."""
     @property
     def durable(self) -> int: ...
     @property

@@ -1,4 +1,4 @@
-# A closed order as bytes that stand alone: names instead of handles, and a CRC at the end. The archive keeps them, and a
+# A closed order as bytes that stand alone: names instead of handles, and a CRC at the end. The archive keeps them, a
 # Restore carries them. The layout stands in docs/snapshot_format.md.
 
 cdef enum:

@@ -1,7 +1,8 @@
 # Closed orders: listed in the order of their closing, evicted once the archive has them and their window is over, and
 # restored when somebody needs them again. All of it from level 2 on.
 
-# Nothing is open, under way or to be paid back, and nothing of it counts against a buyer. What is closed has an OrderMore.
+# Nothing is open, under way or to be paid back, and nothing of it counts against a buyer. What is closed has an
+# OrderMore.
 cdef bint is_closed(const Order* order, OrderMore* more) noexcept nogil:
     cdef Line* lines = order_lines(order)
     cdef LineProgress* progress

@@ -69,6 +69,22 @@ _demand(LIMITS["RECORD_COMMAND_BYTES_MAX"] <= LIMITS["MESSAGE_BYTES_MAX"], "a co
 _demand(LIMITS["LINES_MAX"] <= LIMITS["ALLOCATIONS_MAX"], "every line of an order can be allocated")
 _demand(LIMITS["LINES_MAX"] < 256, "line_index fits a byte")
 _demand(LIMITS["ALLOCATIONS_MAX"] <= LIMITS["STEPS_MAX"], "one order's work fits the steps of a tick")
+_demand(LIMITS["EVICT_STEPS_MAX"] <= LIMITS["STEPS_MAX"], "nobody waits longer for an Evict than for a tick")
+_demand(
+    # Ids and regions with their length, lines, allocations at acceptance and later, commands, and what comes once.
+    LIMITS["LINES_MAX"] * (LIMITS["ID_BYTES_MAX"] + 33)
+    + LIMITS["ALLOCATIONS_MAX"] * (2 * (LIMITS["ID_BYTES_MAX"] + 6) + 8)
+    + LIMITS["ORDER_COMMANDS_MAX"] * (LIMITS["ID_BYTES_MAX"] + 27)
+    + 3 * LIMITS["ID_BYTES_MAX"]
+    + LIMITS["REGION_BYTES_MAX"]
+    + 128
+    <= LIMITS["ARCHIVED_ORDER_BYTES_MAX"],
+    "the greatest order fits what the archive keeps",
+)
+_demand(
+    LIMITS["ARCHIVED_ORDER_BYTES_MAX"] + 16 * LIMITS["RECORD_COMMAND_BYTES_MAX"] < LIMITS["RECORD_BYTES_MAX"],
+    "a Restore and its effects fit a record",
+)
 _demand(LIMITS["BACKORDER_LOOKAHEAD_MAX"] * LIMITS["LINES_MAX"] <= LIMITS["STEPS_MAX"], "a match sees all it may see")
 _demand(LIMITS["PRICE_MINOR_MAX"] <= LIMITS["AMOUNT_MINOR_MAX"], "one unit can be paid for")
 _demand(LIMITS["AMOUNT_MINOR_MAX"] * LIMITS["LINES_MAX"] < 2**63, "the amounts of an order add up in 64 bits")

@@ -34,6 +34,8 @@ _KINDS: Final[dict[int, tuple[str, type[Message]]]] = {
     _core.TRANSFER_STOCK: ("TransferStock", inventory.TransferStockRequest),
     _core.TICK: ("Tick", log_pb2.Tick),
     _core.ACTIVATE: ("Activate", log_pb2.Activate),
+    _core.EVICT: ("Evict", log_pb2.Evict),
+    _core.RESTORE: ("Restore", log_pb2.Restore),
 }
 
 

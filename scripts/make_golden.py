@@ -309,7 +309,8 @@ def make(data_dir: Path, level: int = LIMITS["LEVEL_MAX"]) -> dict[str, Any]:
         leave_and_come_back(evening)
     evening.close()
     violation = evening.shard.check()
-    missing = [f"command {kind}" for kind in range(1, KINDS[level] + 1) if not any(seen[0] == kind for seen in evening.seen)]
+    kinds = {kind for kind, _ in evening.seen}
+    missing = [f"command {kind}" for kind in range(1, KINDS[level] + 1) if kind not in kinds]
     missing += [
         name for name, outcome in Outcome.items() if outcome and all(seen[1] != outcome for seen in evening.seen)
     ]

@@ -39,8 +39,10 @@ def item_of(order: Order, closed_sequence: int, closed_at_ms: int) -> bytes:
         parts.append(text(line.sku.id) + struct.pack("<Iq5I", line.quantity, line.amount, *counters))
     for allocations in (order.allocations_at_acceptance, order.later_allocations):
         parts.append(struct.pack("<H", len(allocations)))
-        for item in allocations:
-            parts.append(bytes([item.line_index]) + text(item.row.location.id) + struct.pack("<I", item.quantity))
+        parts += [
+            bytes([item.line_index]) + text(item.row.location.id) + struct.pack("<I", item.quantity)
+            for item in allocations
+        ]
     parts += [struct.pack("<II", item.shipped, item.released) for item in order.allocations]
     commands = sorted((*order.payments.values(), *order.commands.values()), key=lambda known: known.sequence)
     parts.append(struct.pack("<I", len(commands)))
