@@ -30,6 +30,8 @@ READY = re.compile(
 SHARD = re.compile(r"everopen: shard \d+, log ([0-9a-f]{32}), sequence (\d+), recovered in [\d.]+ s\n")
 # Small segments, so that a test meets several of them.
 SEGMENT_BYTES = 1024 * 1024
+# For an engine of a test that is not about followers.
+ALONE = ("--followers", "0")
 
 
 def everopen(*arguments: str | Path, timeout_s: float = 120, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -59,7 +61,7 @@ class Server:
         command += ["--segment-bytes", str(segment_bytes), *arguments]
         if self.PROGRAM == Server.PROGRAM:
             # Whose tests die takes its servers along, and followers are for those that are about them.
-            command += ["--until-stdin-ends", *(() if "--followers" in arguments else ("--followers", "0"))]
+            command += ["--until-stdin-ends", *(() if "--followers" in arguments else ALONE)]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command,

@@ -15,6 +15,7 @@ from engine.order_file import COLUMNS
 from engine.replay import Options, Result, ServerGone, replay, report
 from engine.seeding import SeedingError
 from tests.orders import order_file, write_rows, write_synthetic
+from tests.serving import ALONE
 
 
 def quiet() -> Console:
@@ -38,7 +39,7 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def uninterrupted(orders: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, str]:
     """A run from end to end, and its business digest."""
     data_dir = tmp_path_factory.mktemp("uninterrupted") / "data"
-    with LocalEngine(data_dir) as engine:
+    with LocalEngine(data_dir, arguments=ALONE) as engine:
         result = replay(Options(orders, engine.address), quiet())
     verdict = audit(data_dir)
     assert verdict.holds, verdict.text
@@ -63,7 +64,7 @@ def test_replay_killed_at_half_and_run_again_gives_the_same_business_digest(
     half = uninterrupted[0].contents.orders // 2
     data_dir = tmp_path / "data"
     acknowledged = 0
-    engine = LocalEngine(data_dir)
+    engine = LocalEngine(data_dir, arguments=ALONE)
 
     def kill_at_half(count: int) -> None:
         nonlocal acknowledged
@@ -75,7 +76,7 @@ def test_replay_killed_at_half_and_run_again_gives_the_same_business_digest(
         replay(Options(orders, engine.address), quiet(), kill_at_half)
     assert acknowledged >= half
 
-    with LocalEngine(data_dir) as engine:
+    with LocalEngine(data_dir, arguments=ALONE) as engine:
         result = replay(Options(orders, engine.address), quiet())
     assert result.holds
     assert result.duplicates >= acknowledged, "what was acknowledged is still there"
@@ -89,13 +90,13 @@ def test_replay_that_may_retry_outlives_a_restart(tmp_path: Path) -> None:
     """A run whose engine is killed and started again at the same address, and which knows nothing of it."""
     data_dir, orders = tmp_path / "data", tmp_path / "synthetic.csv.gz"
     write_synthetic(orders)
-    first = LocalEngine(data_dir)
+    first = LocalEngine(data_dir, arguments=ALONE)
     engines = [first]
 
     def kill_and_restart(count: int) -> None:
         if count == 1_000:
             first.kill()
-            engines.append(LocalEngine(data_dir, listen=first.address))
+            engines.append(LocalEngine(data_dir, listen=first.address, arguments=ALONE))
 
     result = replay(Options(orders, first.address, retry_for_s=60), quiet(), kill_and_restart)
     engines[-1].stop()
@@ -121,7 +122,7 @@ def small(tmp_path: Path) -> Path:
 
 @pytest.mark.native
 def test_replay_with_little_stock_refuses_by_the_files_order(small: Path, tmp_path: Path) -> None:
-    with LocalEngine(tmp_path / "data") as engine:
+    with LocalEngine(tmp_path / "data", arguments=ALONE) as engine:
         result = replay(Options(small, engine.address, stock=5), quiet())
         assert result.holds
         assert dict(result.outcomes) == {everopen.PLACED: 3, everopen.INSUFFICIENT_STOCK: 1}
@@ -138,7 +139,7 @@ def test_replay_with_little_stock_refuses_by_the_files_order(small: Path, tmp_pa
 
 @pytest.mark.native
 def test_replay_with_backorders_lets_orders_wait(small: Path, tmp_path: Path) -> None:
-    with LocalEngine(tmp_path / "data") as engine:
+    with LocalEngine(tmp_path / "data", arguments=ALONE) as engine:
         result = replay(Options(small, engine.address, stock=4, backorders=True), quiet())
     assert result.holds
     assert dict(result.outcomes) == {everopen.PLACED: 2, everopen.BACKORDERED: 2}
@@ -146,7 +147,7 @@ def test_replay_with_backorders_lets_orders_wait(small: Path, tmp_path: Path) ->
 
 @pytest.mark.native
 def test_replay_at_a_pace_waits_as_the_file_does(small: Path, tmp_path: Path) -> None:
-    with LocalEngine(tmp_path / "data") as engine:
+    with LocalEngine(tmp_path / "data", arguments=ALONE) as engine:
         result = replay(Options(small, engine.address, speed=3 * 3600 / 0.3), quiet())
     assert result.holds
     assert result.seconds >= 0.3

@@ -12,13 +12,14 @@ import everopen
 from engine.local import LocalEngine, audit
 from everopen.v1.order_pb2 import OrderState, PaymentState
 from everopen.v1.order_service_pb2 import PlaceOrderResponse
+from tests.serving import ALONE
 
 pytestmark = pytest.mark.native
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
-    with LocalEngine(tmp_path_factory.mktemp("client") / "data") as engine:
+    with LocalEngine(tmp_path_factory.mktemp("client") / "data", arguments=ALONE) as engine:
         yield engine
 
 
@@ -120,13 +121,13 @@ async def test_callers_outlive_a_restart_and_nothing_is_placed_twice(
     tmp_path: Path, end: Callable[[LocalEngine], None]
 ) -> None:
     data_dir, count = tmp_path / "data", 4_000
-    engines = [LocalEngine(data_dir)]
+    engines = [LocalEngine(data_dir, arguments=ALONE)]
     with everopen.connect(engines[0].address) as client:
         stock_tea(client, "restart", units=count)
 
     def restart() -> None:
         end(engines[0])
-        engines.append(LocalEngine(data_dir, listen=engines[0].address))
+        engines.append(LocalEngine(data_dir, listen=engines[0].address, arguments=ALONE))
 
     answers = await place_many(engines[0].address, "restart", count, restart)
     assert sorted(answer.order.order_id for answer in answers) == sorted(f"order-{name}" for name in range(count))

@@ -25,7 +25,7 @@ from tests.client.test_against_engine import stock_tea
 
 pytestmark = pytest.mark.native
 
-TWO = ("--workers", "2", "--shards", "2")
+TWO = ("--workers", "2", "--shards", "2", "--followers", "0")
 # Two of each shard; worker 0 hosts the first, worker 1 the second.
 SHOPS = [[f"shop-{n}" for n in range(40) if crc32c(f"shop-{n}") % 1024 // 512 == shard][:2] for shard in range(2)]
 ALL_SHOPS = [*SHOPS[0], *SHOPS[1]]
