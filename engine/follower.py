@@ -65,9 +65,7 @@ class Tail:
         self._schedule: Schedule
         self._audit_due = True
         self._saves = 0
-        self._fed = self.caught_up and (
-            not hasattr(self.follower.shard, "closed") or self._feeding.go_on(self.follower.shard, now_s)
-        )
+        self._fed = False
         self._stop = threading.Event()
         # Its snapshot is there, or will not be.
         self.finished = threading.Event()
@@ -130,9 +128,7 @@ class Tail:
             elif not self.caught_up:
                 self._catches_up(self.follower)
             now_s = time.monotonic()
-            self._fed = self.caught_up and (
-                not hasattr(self.follower.shard, "closed") or self._feeding.go_on(self.follower.shard, now_s)
-            )
+            self._fed = self.caught_up and self._feeding.go_on(self.follower.shard, now_s)
             if now_s >= look_s:
                 look_s = now_s + LOOK_S
                 self.lag = self.follower.lag
@@ -155,7 +151,7 @@ class Tail:
         return {
             "shard": self.shard,
             "sequence": self.follower.sequence,
-            "level_now": getattr(self.follower.shard, "level", 1),
+            "level_now": self.follower.shard.level,
             "level_max": LIMITS["LEVEL_MAX"],
         }
 

@@ -181,7 +181,7 @@ class Worker:
                 self._archived[message["shard"]] = message["sequence"]
                 self._evict(message["shard"])
             case "raise_level":
-                for shard in self._engines:
+                for shard in self._engines if hasattr(self._front, "raise_level") else ():
                     self._front.raise_level(shard)
             case "hand_over":
                 if not self._handing_over:
@@ -238,7 +238,7 @@ class Worker:
             "log_id": engine.log_id.hex(),
             "sequence": sequence,
             "seconds": round(time.monotonic() - began, 3),
-            "level_now": getattr(engine, "level", 1),
+            "level_now": engine.level,
             "level_max": LIMITS["LEVEL_MAX"],
         }
         self._channel.say("recovered", **self._recovered[shard])
@@ -246,7 +246,7 @@ class Worker:
 
     def _evict(self, shard: int) -> None:
         """Lets go of what the archive has, as soon as both are known."""
-        if shard in self._engines and shard in self._archived:
+        if shard in self._engines and shard in self._archived and hasattr(self._front, "evict"):
             self._front.evict(shard, self._archived[shard])
 
     def _evicted_through(self, shard: int) -> int:
