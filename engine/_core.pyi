@@ -107,6 +107,11 @@ class Shard:
         record come together, so there may be more than `orders_max`."""
     def business_digest_of(self, item: bytes) -> str:
         """What an archived order adds to the business digest. ValueError: the item is damaged."""
+    def evicted_digest(self) -> str:
+        """What evicted orders add to the business digest; counts() has `evicted_orders` and `evicted_through`, the
+        closing sequence of the last one."""
+    def order_sequence(self, shop_id: str, order_id: str) -> int:
+        """Of the record that accepted the order of that id that is in memory; 0: there is none."""
     def order_response(self, shop_id: str, item: bytes) -> bytes:
         """The GetOrderResponse for an archived order, as of now. ValueError: damaged, or of another shop."""
     def shop_ids(self) -> list[str]:

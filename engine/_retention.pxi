@@ -111,6 +111,7 @@ cdef int evict(State* s, const Evict* c, Reply* reply) noexcept nogil:
         s.steps += order.line_count + order.allocation_count + more_at(s, order.more).command_count
         if order.plan:
             s.steps += (<Plan*>arena_at(&s.arena, order.plan)).count
+        s.evicted_through = more_at(s, order.more).closed_sequence
         count_in(s.evicted, forget_order(s, s.closed.head))
         s.evicted_orders += 1
     reply.outcome = OUTCOME_APPLIED

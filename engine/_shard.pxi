@@ -208,6 +208,7 @@ cdef class Shard:
             "skus_to_match": s.to_match.head != 0, "arena_bytes": s.arena.used_bytes,
             "address_bytes": s.arena.bump << 3,
             "closed_orders": s.closed_orders, "evicted_orders": s.evicted_orders,
+            "evicted_through": s.evicted_through,
         }
 
     @property
@@ -262,6 +263,18 @@ cdef class Shard:
             return _bytes(&out)
         finally:
             buffer_free(&out)
+
+    def evicted_digest(self):
+        cdef Hash128 digest
+        digest.low, digest.high = self.state.evicted[0], self.state.evicted[1]
+        return _hex(digest)
+
+    def order_sequence(self, str shop_id not None, str order_id not None):
+        cdef bytes shop = shop_id.encode(), order = order_id.encode()
+        cdef State* s = self.state
+        cdef uint32_t handle = find_shop(s, span_of(shop, len(shop)))
+        handle = find_order(s, handle, span_of(order, len(order))) if handle else 0
+        return order_at(s, handle).sequence if handle else 0
 
     def shop_ids(self):
         cdef State* s = self.state

@@ -19,7 +19,7 @@ cdef extern from *:
 
     /* From version 2 on it follows the header, which keeps its size. */
     typedef struct __attribute__((packed)) {
-        uint64_t evicted[2], evicted_orders;
+        uint64_t evicted[2], evicted_orders, evicted_through;
         uint32_t reserved, crc;           /* CRC32C of what precedes, seeded with that of the header */
     } SnapshotRetention;
 
@@ -46,7 +46,7 @@ cdef extern from *:
 
     ctypedef struct SnapshotRetention:
         uint64_t* evicted
-        uint64_t evicted_orders
+        uint64_t evicted_orders, evicted_through
         uint32_t reserved, crc
 
     ctypedef struct SectionHeader:

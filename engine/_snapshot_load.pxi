@@ -80,6 +80,7 @@ cdef void _begin_state(State* s, const SnapshotHeader* header, const SnapshotRet
     memcpy(s.evicted, retention.evicted, 16)
     memcpy(s.business, retention.evicted, 16)  # the sections bring what is in memory
     s.evicted_orders = retention.evicted_orders
+    s.evicted_through = retention.evicted_through
 
 
 # Returns where the next section begins. `previous`: the partition of the section before, -1 if there is none.

@@ -356,6 +356,7 @@ cdef void write_snapshot_header(const SnapshotWriter* w, SnapshotFile* file) noe
     if s.level >= 2:
         memcpy(retention.evicted, s.evicted, 16)
         retention.evicted_orders = s.evicted_orders
+        retention.evicted_through = s.evicted_through
         retention.crc = crc32c_of(<uint8_t*>&retention, sizeof(retention) - 4, header.crc)
         file_append(file, <uint8_t*>&retention, sizeof(retention))
 

@@ -221,6 +221,7 @@ cdef struct State:
     uint64_t whole[2]
     uint64_t evicted[2]                        # what evicted orders add to the business digest, and how many they are
     uint64_t evicted_orders
+    uint64_t evicted_through                   # closing sequence of the last one: the archive reaches as far at least
     uint32_t* touched_orders
     uint32_t* touched_rows
     uint32_t touched_last                      # the order whose body is in `body`, 0: none

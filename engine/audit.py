@@ -1,4 +1,4 @@
-"""`everopen audit`: replays the log, compares it with every snapshot, and checks every invariant at the end."""
+"""`everopen audit`: replays the log, compares it with every snapshot, checks every invariant, and the archive."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from engine import datadir, rebuild
+from engine import archive_tools, datadir, rebuild
 from engine._core import Shard, partition_of
 from engine.errors import EveropenError
 
@@ -43,7 +43,7 @@ def audit(data_dir: Path) -> Iterator[str]:
 
 
 def audit_shard(path: Path, shard: int = 0, shards: int = 1) -> Verdict:
-    """Raises the first violation: JournalDamaged, SnapshotDamaged, ReplayMismatch, Violation."""
+    """Raises the first violation: JournalDamaged, SnapshotDamaged, ReplayMismatch, Violation, ArchiveDamaged."""
     log = rebuild.extent(path)
     state = rebuild.first_state(log)
     count = 0
@@ -57,6 +57,7 @@ def audit_shard(path: Path, shard: int = 0, shards: int = 1) -> Verdict:
     violation = state.check() or _stray_shop(state, shard, shards)
     if violation:
         raise Violation(f"{path}: state at sequence {state.sequence}: {violation}")
+    archive_tools.prove(state, log)
     return Verdict(count, state.sequence, state.state_digest(), state.business_digest())
 
 

@@ -1,9 +1,10 @@
 """`everopen backup` and `everopen restore`.
 
 A backup is a directory with `backup.json` and, for each shard, `shard-0000/` and so on: its newest snapshot and all
-segments, up to one sequence that was durable. Shards know nothing of each other, and an order lives in one of them, so
-each is cut at a sequence of its own. A backup has no identity.json, so nobody can serve from it: two engines that go on
-from one log would share its log_id. A restore gives each log a new one; sequences, times and outcomes stay as they are.
+segments, up to one sequence that was durable, and the archive with all that had left memory by then. Shards know
+nothing of each other, and an order lives in one of them, so each is cut at a sequence of its own. A backup has no
+identity.json, so nobody can serve from it: two engines that go on from one log would share its log_id. A restore gives
+each log a new one; sequences, times and outcomes stay as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import orjson
 
-from engine import datadir, rebuild
+from engine import archive_tools, datadir, rebuild
 from engine._core import JournalReader, JournalWriter, Shard, journal_segments
 from engine.errors import DataDirectoryError, JournalFull, ReplayMismatch
 from engine.limits import LOG_ID_BYTES
@@ -98,12 +99,15 @@ def _copy_shard(source: Path, copy: Path) -> Held:
     for _, path in [pair for pair in datadir.snapshots(source) if pair[0] <= log.last_sequence][-1:]:
         _copy(path, copy, path.stat().st_size, path.stat().st_size)
     datadir.sync_directory(copy)
+    archive_tools.copy(source, copy, log.log_id)
     return _proved(copy, log)
 
 
 def _restore_shard(log: Extent, path: Path, until: int, whole: Held) -> Held:
     state = rebuild.first_state(log, os.urandom(LOG_ID_BYTES))
     _write_log(state, log, path, until)
+    archive_tools.put_back(log.shard, path, log.log_id, state)
+    archive_tools.prove(state, rebuild.extent(path))
     restored = _held(state)
     if until == whole.sequence and restored.state_digest != whole.state_digest:
         reason = f"{log.shard}: the restored state digest is {restored.state_digest}, not {whole.state_digest}"
@@ -153,6 +157,7 @@ def _proved(copy: Path, log: Extent) -> Held:
     copied = rebuild.extent(copy)
     state = rebuild.newest_state(copied, log.last_sequence)
     rebuild.replay(state, copied, log.last_sequence)
+    archive_tools.prove(state, copied)
     return _held(state)
 
 

@@ -207,7 +207,7 @@ def audit(data_dir: DataDir) -> None:
         try:
             for line in run(data_dir):
                 print(line, flush=True)
-        except (errors.JournalDamaged, errors.SnapshotDamaged, errors.ReplayMismatch) as error:
+        except (errors.JournalDamaged, errors.SnapshotDamaged, errors.ReplayMismatch, errors.ArchiveDamaged) as error:
             _fail(Exit.DAMAGED, f"audit: fails: {error}")
         except Violation as error:
             _fail(Exit.WRONG, f"audit: fails: {error}")

@@ -19,7 +19,7 @@ from tests.till import SHOP, Till
 pytestmark = pytest.mark.native
 
 HEADER_BYTES = 104
-RETENTION_BYTES = 32
+RETENTION_BYTES = 40
 SECTION_HEADER_BYTES = 56
 FLIPS = 3_000
 
