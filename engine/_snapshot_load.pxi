@@ -26,6 +26,7 @@ cdef object load_snapshot(str path, bytes log_id):
 
 cdef Shard _load(SnapshotReader* r, str path, const uint8_t[::1] view, bytes log_id):
     cdef SnapshotHeader header
+    cdef uint64_t loaded = 0
     cdef SnapshotRetention retention
     cdef size_t offset
     cdef Shard shard
@@ -43,14 +44,26 @@ cdef Shard _load(SnapshotReader* r, str path, const uint8_t[::1] view, bytes log
     r.s = shard.state
     offset = _load_retention(path, view, &header, &retention)
     _begin_state(r.s, &header, &retention)
-    for _ in range(header.sections):
-        offset = _load_section(r, path, view, offset, &previous)
+    ahead = threading.Thread(target=_touch_ahead, args=(shard, <size_t>&loaded), name="everopen-memory", daemon=True)
+    ahead.start()
+    try:
+        for _ in range(header.sections):
+            offset = _load_section(r, path, view, offset, &previous)
+    finally:
+        eo_store64(&loaded, 1)
+        ahead.join()
     if offset != <size_t>view.shape[0]:
         raise SnapshotDamaged(path, "end", offset, "bytes after the last section")
     with nogil:
         read_lists(r)
     _compare_digests(r, path, view, &header)
     return shard
+
+
+# Nothing is loaded on this thread: it takes the page faults of the other one.
+def _touch_ahead(Shard shard, size_t loaded):
+    with nogil:
+        stay_ahead(shard.state, <const uint64_t*>loaded)
 
 
 # Returns where the first section begins.

@@ -24,6 +24,10 @@ cdef struct SnapshotReader:
     const uint8_t* end
     const char* failure                        # NULL as long as all is well
     uint32_t shop
+    Span last_order                            # of this shop; orders stand in the order of their ids
+    uint32_t unindexed[16]                     # orders that are to be put into the index
+    uint32_t unindexed_hashes[16]
+    uint32_t unindexed_count
     Listing* listings
     size_t count, capacity
     uint64_t sums[1024][4]                     # business and whole, by partition
@@ -241,6 +245,34 @@ cdef int read_allocations(SnapshotReader* r, const Line* lines, int line_count, 
     return <int>count
 
 
+# An id behind the one before it cannot have been there; another one is looked for.
+cdef bint order_is_known(SnapshotReader* r, Span id) noexcept nogil:
+    cdef bint behind = r.last_order.size == 0 or compare_ids(r.last_order, id) < 0
+    r.last_order = id
+    if behind:
+        return False
+    index_now(r)
+    return find_order(r.s, r.shop, id) != 0
+
+
+# Into the index a few orders later, when its line has come from memory.
+cdef void index_soon(SnapshotReader* r, uint32_t handle, uint32_t hash) noexcept nogil:
+    cdef uint32_t at = r.unindexed_count % 16
+    if r.unindexed_count >= 16:
+        index_insert(&r.s.orders, &r.s.arena, r.unindexed[at], r.unindexed_hashes[at])
+    r.unindexed[at] = handle
+    r.unindexed_hashes[at] = hash
+    r.unindexed_count += 1
+    expect_in(&r.s.orders, hash)
+
+
+cdef void index_now(SnapshotReader* r) noexcept nogil:
+    cdef uint32_t left = r.unindexed_count if r.unindexed_count < 16 else 16, i
+    for i in range(r.unindexed_count - left, r.unindexed_count):
+        index_insert(&r.s.orders, &r.s.arena, r.unindexed[i % 16], r.unindexed_hashes[i % 16])
+    r.unindexed_count = 0
+
+
 cdef int read_order(SnapshotReader* r) noexcept nogil:
     cdef State* s = r.s
     cdef Line lines[64]
@@ -264,7 +296,7 @@ cdef int read_order(SnapshotReader* r) noexcept nogil:
     hold_ms = r64(r)
     rank = r32(r)
     head.line_count = r8(r)
-    if (id.size == 0 or buyer.size == 0 or find_order(s, r.shop, id) or not 0 < head.line_count <= LINES_MAX
+    if (id.size == 0 or buyer.size == 0 or order_is_known(r, id) or not 0 < head.line_count <= LINES_MAX
             or head.region > shop_at(s, r.shop).region_count or head.priority_class > PRIORITY_CLASS_MAX):
         return damaged(r, b"an order without ids or lines, or twice")
     for i in range(head.line_count):
@@ -301,7 +333,7 @@ cdef int join_order(
     cdef Order* order = order_at(s, handle)
     cdef Hash128 business
     cdef int i, slot
-    index_insert(&s.orders, &s.arena, handle, index_hash(s, r.shop, id_of_order(order)))
+    index_soon(r, handle, index_hash(s, r.shop, id_of_order(order)))
     shop_at(s, r.shop).refs += 1
     for i in range(order.line_count):
         sku_at(s, lines[i].sku).uses += 1

@@ -15,6 +15,7 @@ cdef int read_section(SnapshotReader* r, const SectionHeader* header, const uint
         if item != ITEM_SHOP and r.shop == 0:
             return damaged(r, b"an item before its shop")
         if item == ITEM_SHOP:
+            r.last_order.size = 0
             good = read_shop(r)
         elif item == ITEM_LOCATION:
             good = read_location(r)
@@ -28,6 +29,7 @@ cdef int read_section(SnapshotReader* r, const SectionHeader* header, const uint
             good = damaged(r, b"an item of unknown kind")
         if not good or r.failure != NULL:
             return 0
+    index_now(r)
     settle_rows(r.s)
     add_difference(r, header.partition, before)
     return 1 if r.at == r.end else damaged(r, b"bytes after the last item")
