@@ -72,6 +72,11 @@ cpdef enum FrontCounter:
     CONTENT_TYPE_REFUSED
     METHODS_UNKNOWN
     HANDOVERS
+    ARCHIVE_LOOKUPS                   # calls that waited for the archive
+    ARCHIVE_HITS                      # it had the order
+    ARCHIVE_FAILED                    # it could not say
+    ORDERS_RESTORED
+    EVICTIONS                         # commands; each takes some orders out of memory
     COUNTERS_END
 
 INVARIANT(<int>COUNTERS_END <= <int>COUNTERS_ROOM, b"a slot has room for every counter")

@@ -308,6 +308,17 @@ class NativeFront:
         """Any thread: decides nothing more, makes durable and answers what was decided, and gives up all shards."""
     def handed_over(self, timeout_s: float) -> bool:
         """Any thread: waits until no engine is used any more; they may be closed then. False if that takes longer."""
+    @property
+    def lookup_fd(self) -> int:
+        """Readable when there are questions to the archive."""
+    def take_lookups(self) -> list[tuple[int, int, str, str]]:
+        """Any thread: (token, shard, shop_id, order_id) of each question since the last call."""
+    def answer_lookup(self, token: int, item: bytes | None, failed: bool = False) -> None:
+        """Any thread: what the archive has of it, None for nothing; or that it cannot say."""
+    def evict(self, shard: int, closed_sequence: int) -> None:
+        """Any thread: the archive has what was closed up to there; it leaves memory once it may, some each turn."""
+    def raise_level(self, shard: int) -> None:
+        """Any thread: every process that reads the log knows the newest level. Logs its Activate, if it is lower."""
     def drain(self) -> None:
         """Any thread: no new connection, GOAWAY to all, what was taken is answered. Links are still served."""
     def drained(self, timeout_s: float) -> bool:

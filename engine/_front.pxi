@@ -9,6 +9,7 @@ SETTING_NAMES = (
     "handshake_ms", "message_ms", "keepalive_ms", "keepalive_timeout_ms", "connection_age_ms", "age_grace_ms",
     "relay_bytes_per_turn", "relay_buffer_bytes", "relay_bytes_max", "relay_connect_ms", "overloaded_turn_us",
     "accept_lead_ppm", "shed_lead_ppm", "balance_ms", "handover_ms",
+    "archive_calls_max",
 )
 INVARIANT(len(SETTING_NAMES) * sizeof(uint64_t) == sizeof(FrontSettings), b"each setting has its name")
 
@@ -22,7 +23,7 @@ cdef class NativeFront:
         self.f = <Front*>calloc(1, sizeof(Front))
         if self.f == NULL:
             raise MemoryError("no memory for a front")
-        self.f.epoll_fd = self.f.mailbox_fd = -1
+        self.f.epoll_fd = self.f.mailbox_fd = self.f.lookup_fd = -1
 
     def __init__(self, *, int worker, int workers, int shards, int board_fd, dict settings):
         cdef Front* f = self.f
@@ -34,6 +35,8 @@ cdef class NativeFront:
             (<uint64_t*>&f.settings)[index] = settings[name]
         if not 0 < f.settings.link_jobs_max <= 1 << LINK_SLOT_BITS:
             raise ValueError("link_jobs_max: 1 to 65,536")
+        if not 0 < f.settings.archive_calls_max <= 1 << PARKED_SLOT_BITS:
+            raise ValueError("archive_calls_max: 1 to 65,536")
         f.worker, f.workers, f.shards = worker, workers, shards
         f.streams_limit = <uint32_t>f.settings.streams_per_connection_max
         f.health = HEALTH_NOT_SERVING
@@ -49,7 +52,9 @@ cdef class NativeFront:
         f.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         f.mailbox_kind = WATCH_MAILBOX
         f.mailbox_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
-        if f.input == NULL or f.output == NULL or f.epoll_fd < 0 or f.mailbox_fd < 0 or not session_init(f):
+        f.lookup_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        if f.input == NULL or f.output == NULL or f.epoll_fd < 0 or f.mailbox_fd < 0 or f.lookup_fd < 0 \
+                or not session_init(f) or not archive_init(f):
             raise MemoryError("no memory or descriptors for a front")
         watch_fd(f, f.mailbox_fd, &f.mailbox_kind)
 
@@ -130,6 +135,64 @@ cdef class NativeFront:
         self._still_open()
         with nogil:
             front_loop(self.f)
+
+    @property
+    def lookup_fd(self):
+        self._still_open()
+        return self.f.lookup_fd
+
+    def take_lookups(self):
+        cdef Buffer taken
+        cdef const Lookup* lookup
+        self._still_open()
+        clear_event(self.f.lookup_fd)
+        pthread_mutex_lock(&self.f.lock)
+        taken = self.f.lookups
+        memset(&self.f.lookups, 0, sizeof(Buffer))
+        pthread_mutex_unlock(&self.f.lock)
+        lookups = []
+        lookup = <const Lookup*>taken.data
+        while <const uint8_t*>lookup < taken.data + taken.size:
+            ids = lookup.ids[:lookup.shop_size + lookup.order_size]
+            lookups.append((lookup.token, lookup.shard, ids[:lookup.shop_size].decode(),
+                            ids[lookup.shop_size:].decode()))
+            lookup += 1
+        buffer_free(&taken)
+        return lookups
+
+    def answer_lookup(self, uint64_t token, bytes item, bint failed=False):
+        cdef size_t size = len(item) if item is not None else 0
+        cdef Found* found
+        self._still_open()
+        found = <Found*>malloc(sizeof(Found) + size)
+        if found == NULL:
+            raise MemoryError("no memory for an archived order")
+        found.token = token
+        found.size = size
+        found.failed = failed
+        if size:
+            memcpy(found + 1, <const char*>item, size)
+        pthread_mutex_lock(&self.f.lock)
+        found.next = self.f.found
+        self.f.found = found
+        pthread_mutex_unlock(&self.f.lock)
+        eventfd_write(self.f.mailbox_fd, 1)
+
+    def evict(self, int shard, uint64_t closed_sequence):
+        self._still_open()
+        if not 0 <= shard < self.f.shards:
+            raise ValueError(f"shard {shard} is out of bounds")
+        pthread_mutex_lock(&self.f.lock)
+        if closed_sequence > self.f.pending_evicts[shard]:
+            self.f.pending_evicts[shard] = closed_sequence
+        pthread_mutex_unlock(&self.f.lock)
+        eventfd_write(self.f.mailbox_fd, 1)
+
+    def raise_level(self, int shard):
+        self._still_open()
+        if not 0 <= shard < self.f.shards:
+            raise ValueError(f"shard {shard} is out of bounds")
+        self._ask(&self.f.pending_raises[shard])
 
     def drain(self):
         self._still_open()
@@ -217,6 +280,7 @@ cdef void front_free(Front* f) noexcept nogil:
             job_done(f, job)
         free(h)
         free(f.pending_hosts[i])
+    archive_destroy(f)
     links_bury(f)
     relay_destroy(f)
     while f.listeners != NULL:
@@ -232,6 +296,8 @@ cdef void front_free(Front* f) noexcept nogil:
         posix_close(f.epoll_fd)
     if f.mailbox_fd >= 0:
         posix_close(f.mailbox_fd)
+    if f.lookup_fd >= 0:
+        posix_close(f.lookup_fd)
     buffer_free(&f.scratch)
     free(f.input)
     free(f.output)

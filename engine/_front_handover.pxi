@@ -11,6 +11,7 @@ cdef void begin_handover(Front* f) noexcept nogil:
     f.handing_over = True
     f.successor_until_ns = f.now_ns + f.settings.handover_ms * MS_NS
     arm_listeners(f, False)
+    give_parked_away(f)
     tally(f, HANDOVERS, 1)
 
 

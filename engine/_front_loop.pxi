@@ -52,6 +52,8 @@ cdef void turn(Front* f) noexcept nogil:
     receive_events(f)
     links_turn(f)
     serve(f)
+    archive_turn(f)
+    retention_turn(f)
     mark_shards(f)
     kick_journals(f, False)
     let_all_go(f)
@@ -93,7 +95,7 @@ cdef int wait_for(Front* f, uint64_t now_ns) noexcept nogil:
     cdef uint64_t until_ns = f.sweep_at_ns
     if f.stalled:
         return 1                         # the log's eventfd mostly ends it sooner
-    if f.runnable != NULL or f.links_unsent or relay_wants_turn(f):
+    if f.runnable != NULL or f.answered != NULL or f.evicting or f.links_unsent or relay_wants_turn(f):
         return 0
     if f.listener_rearm_ns and f.listener_rearm_ns < until_ns:
         until_ns = f.listener_rearm_ns
@@ -226,6 +228,7 @@ cdef void arm_listeners(Front* f, bint armed) noexcept nogil:
 cdef void take_mail(Front* f) noexcept nogil:
     cdef int i
     cdef bint drain_wanted
+    cdef Found* found
     pthread_mutex_lock(&f.lock)
     # Before the links: one to the own number that comes from now on is the successor's.
     if f.hand_over_wanted and not f.handing_over:
@@ -234,6 +237,9 @@ cdef void take_mail(Front* f) noexcept nogil:
         if f.pending_hosts[i] != NULL:
             shard_begin(f, i, f.pending_hosts[i])
             f.pending_hosts[i] = NULL
+    take_retention(f)
+    found = f.found
+    f.found = NULL
     links_begin(f, f.pending_links)
     f.pending_links = NULL
     if f.relay_wanted:
@@ -242,6 +248,7 @@ cdef void take_mail(Front* f) noexcept nogil:
     f.stopping = f.stop_wanted
     drain_wanted = f.drain_wanted
     pthread_mutex_unlock(&f.lock)
+    take_found(f, found)
     if drain_wanted and not f.draining:
         begin_drain(f)
     watch_health(f)
@@ -280,6 +287,8 @@ cdef void sweep(Front* f) noexcept nogil:
         following = c.next
         sweep_connection(f, c)
         c = following
+    expire_parked(f)
+    retention_sweep(f)
     tick_ns = tick_shards(f)
     f.sweep_at_ns = f.now_ns + (SWEEP_NS if tick_ns > SWEEP_NS else tick_ns)
     publish(f)

@@ -58,9 +58,10 @@ cdef void serve_source(Front* f, JobQueue* source, Job** group, int* grouped) no
 # The next segment is not ready yet, or too much waits for the disk: jobs stay where they are, and their senders are not
 # read. A disk that is full is another matter, and refused.
 cdef inline bint log_must_catch_up(Front* f, Job* job) noexcept nogil:
-    cdef Hosted* h = f.hosted[job.shard]
-    if h == NULL:
-        return False
+    return f.hosted[job.shard] != NULL and log_is_behind(f.hosted[job.shard])
+
+
+cdef inline bint log_is_behind(Hosted* h) noexcept nogil:
     # A record of any size, and besides it what a slice of ordinary ones takes.
     return journal_room(h.journal, h.journal.record_bytes_max + h.journal.segment_bytes // 16) == JOURNAL_FULL
 
@@ -77,7 +78,7 @@ cdef bint is_wanted(Front* f, Job* job) noexcept nogil:
 
 # A job that nobody waits for, or that is too late, is done without being looked at.
 cdef bint is_awaited(Front* f, Job* job) noexcept nogil:
-    if job.call != NULL and job.call.stream == NULL:
+    if (job.call != NULL and job.call.stream == NULL) or (job.call == NULL and job.link.dead):
         job_fail(f, job, CODE_CANCELLED, b"CANCELLED", b"The caller went away.")
         return False
     if job.deadline_ns and job.deadline_ns <= f.now_ns:
@@ -120,6 +121,15 @@ cdef void execute_job(Hosted* h, Job* job, PlaceOrder* order) noexcept nogil:
     cdef State* s = h.state
     cdef int verdict = execute_logged(s, job.method, job.request.data, job.request.size, order, logged_now_ms(h),
                                       h.journal)
+    if UNLIKELY(is_perhaps_archived(s, verdict)):
+        park(h, job)
+    else:
+        answer_job(h, job, verdict)
+
+
+# With what the shard said last.
+cdef void answer_job(Hosted* h, Job* job, int verdict) noexcept nogil:
+    cdef State* s = h.state
     cdef uint8_t* at
     buffer_begin_answer(&job.answer)
     at = buffer_reserve(&job.answer, s.response.size)

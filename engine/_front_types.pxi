@@ -16,6 +16,7 @@ cdef struct Link
 cdef struct Front
 cdef struct Upstream                     # in _front_relay
 cdef struct RelayStream
+cdef struct Found                        # in _front_archive
 
 cdef enum WatchKind:
     WATCH_LISTENER = 1
@@ -41,6 +42,7 @@ cdef enum JobState:
     JOB_AWAY = 2                         # with another worker
     JOB_WAITING = 3                      # executed, until it is durable
     JOB_DONE = 4
+    JOB_PARKED = 5                       # until the archive has said whether it has the order
 
 cdef enum Encoding:
     ENCODING_IDENTITY = 1
@@ -188,6 +190,19 @@ cdef struct Hosted:                      # a shard that lives here
     uint64_t jobs_in_flight
     MarkPage* marks
     uint64_t marked                      # the sequence of the last mark
+    uint64_t evict_through               # the archive has what was closed up to there
+    bint evicting                        # more of it may be due
+    bint raise_wanted                    # of the level
+
+cdef struct Parked:                      # a call that waits for the archive; _front_archive
+    Parked* next                         # among the free ones, or the answered ones
+    Job* job                             # NULL: it is free
+    uint64_t token
+    uint8_t shop_size, order_size
+    uint8_t ids[128]                     # shop_id, then order_id
+    bint answered, failed
+    bint changed                         # the order was restored since the archive was asked
+    Buffer item                          # the archived order; empty: there is none
 
 cdef struct Link:                        # to another worker
     int kind                             # WATCH_LINK
@@ -220,7 +235,7 @@ cdef struct FrontSettings:
     uint64_t continuations_max, ping_strikes_max, ping_interval_ms
     uint64_t handshake_ms, message_ms, keepalive_ms, keepalive_timeout_ms, connection_age_ms, age_grace_ms
     uint64_t relay_bytes_per_turn, relay_buffer_bytes, relay_bytes_max, relay_connect_ms, overloaded_turn_us
-    uint64_t accept_lead_ppm, shed_lead_ppm, balance_ms, handover_ms
+    uint64_t accept_lead_ppm, shed_lead_ppm, balance_ms, handover_ms, archive_calls_max
 
 cdef struct Front:
     int epoll_fd
@@ -231,6 +246,10 @@ cdef struct Front:
     Hosted* pending_hosts[64]
     Link* pending_links                  # the newest first
     UnixAddress pending_relay
+    uint64_t pending_evicts[64]
+    bint pending_raises[64]
+    Buffer lookups                       # questions to the archive
+    Found* found                         # and answers
     bint stop_wanted, drain_wanted, hand_over_wanted, relay_wanted
     pthread_cond_t changed               # of the next two
     bint drained, handed_over
@@ -242,6 +261,12 @@ cdef struct Front:
     uint64_t successor_until_ns          # so long a link to the successor is waited for
     Link* successor
     BoardSlot own_slot                   # for who has left its slot of the board
+    Parked* parked                       # as many as there may be
+    Parked* free_parked
+    Parked* answered
+    uint64_t parked_count, parked_serial
+    int lookup_fd
+    bint evicting
     bint links_unsent                    # since the links were published last, as when a written answer lets in a batch
     uint64_t now_ns, sweep_at_ns
     FrontSettings settings

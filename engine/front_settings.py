@@ -88,6 +88,8 @@ DEFAULTS: Final[Mapping[str, int]] = MappingProxyType(
         "balance_ms": 250,
         # For the successor, which a front that has handed its shards over waits for: far above what a handover takes.
         "handover_ms": 2_000,
+        # Calls on orders that are looked up in the archive at one time; beyond that they are refused with a pushback.
+        "archive_calls_max": 1_024,
     }
 )
 
@@ -136,6 +138,7 @@ def broken_relations(s: Mapping[str, int]) -> list[str]:
         ),
         "a batch is executed while the one before waits for its sync": s["batches_per_stream_max"] >= 2,
         "another worker cannot be asked more than may be in flight": s["link_jobs_max"] <= s["calls_max"],
+        "a call that waits for the archive is in flight": s["archive_calls_max"] <= s["calls_max"],
         "all streams may be reset at once": s["streams_per_connection_max"] <= s["resets_max"],
         "all streams may set a window at once": s["streams_per_connection_max"] <= s["control_frames_max"],
         "a ping of ours is answered before the next": s["keepalive_timeout_ms"] <= s["keepalive_ms"],

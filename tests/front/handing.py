@@ -10,8 +10,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from google.protobuf.message import Message
+
 from engine import _core, datadir, front_settings
 from engine.partition_map import hosted_by
+from everopen.v1 import inventory_service_pb2 as inventory
+from tests.front.calls import OK
+from tests.front.http2 import Answer, Connection, prefixed
+from tests.serving import adjustment
 
 # Nothing is decided by it: what hangs fails.
 PATIENCE_S = 20.0
@@ -29,6 +35,7 @@ class Front:
 
     def __init__(self, fronts: Fronts, number: int, **settings: int) -> None:
         self._directories = fronts.directories
+        self._window_ms = fronts.window_ms
         self._hosts = hosted_by(number, fronts.workers, len(fronts.directories))
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._listening.setblocking(False)
@@ -48,8 +55,13 @@ class Front:
 
     def host(self) -> None:
         for shard in self._hosts:
-            self.engines[shard] = _core.Engine(str(self._directories[shard]), segment_bytes=1024 * 1024)
+            self.engines[shard] = _core.Engine(
+                str(self._directories[shard]), segment_bytes=1024 * 1024, idempotency_window_ms=self._window_ms
+            )
             self.native.host(shard, self.engines[shard])
+
+    def directory(self, shard: int) -> str:
+        return str(self._directories[shard])
 
     def hand_over(self) -> None:
         """Returns once the logs are closed."""
@@ -76,8 +88,9 @@ class Front:
 class Fronts(ExitStack):
     """All that a test starts. Closing them again is harmless."""
 
-    def __init__(self, data_dir: Path, workers: int = 1, shards: int = 1) -> None:
+    def __init__(self, data_dir: Path, workers: int = 1, shards: int = 1, window_ms: int = 3_600_000) -> None:
         super().__init__()
+        self.window_ms = window_ms
         self.workers = workers
         self.directories = datadir.create_or_open(data_dir, shards)
         self.board_fd = _core.board_create(workers)
@@ -96,6 +109,39 @@ class Fronts(ExitStack):
         successor = self.start(front.number)
         link(front, successor)
         return successor
+
+
+def path_of(request: Message) -> str:
+    name = request.DESCRIPTOR.name.removesuffix("Request")
+    service = "Inventory" if request.DESCRIPTOR.file is inventory.DESCRIPTOR else "Order"
+    return f"/everopen.v1.{service}Service/{name}"
+
+
+def ask(connection: Connection, request: Message, *more: tuple[str, str]) -> int:
+    stream_id = connection.open(path_of(request), *more)
+    connection.data(stream_id, prefixed(request.SerializeToString()), end=True)
+    return stream_id
+
+
+def message(answer: Answer) -> bytes:
+    """The only one of an answer that went well."""
+    assert answer.code == OK, answer
+    [only] = answer.messages
+    return only
+
+
+def say(front: Front, *requests: Message) -> None:
+    with Connection(front.address) as connection:
+        for asked in [ask(connection, request) for request in requests]:
+            message(connection.answer(asked))
+
+
+def seed(front: Front, shop_id: str = "shop") -> None:
+    of = {"shop_id": shop_id, "sku_id": "sku"}
+    say(front, inventory.PutShopRequest(shop_id=shop_id))
+    say(front, inventory.PutLocationRequest(shop_id=shop_id, location_id="near"))
+    say(front, inventory.PutSkuRequest(**of, price_minor=250))
+    say(front, adjustment("seed", 1_000_000, **of))
 
 
 def link(first: Front, second: Front) -> None:

@@ -1,15 +1,13 @@
-"""A front gives its shards to another and goes on as a front; links and the relay are replaced; no call is lost."""
+"""A front gives its shards to another and goes on as a front; links are replaced; no call is lost."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import pytest
 
 from engine import _core, journal_tools
@@ -20,17 +18,15 @@ from tests.front.calls import (
     HEALTH_CHECK,
     OK,
     PLACE_ORDER,
-    PLACE_ORDERS,
     UNAVAILABLE,
     details,
+    fresh_id,
     place,
-    place_batch,
     placed,
 )
-from tests.front.handing import PATIENCE_S, Front, Fronts, link, until
-from tests.front.http2 import Answer, Connection, prefixed
-from tests.front.relaying import SERVICE, BareFront, Control, start_control
-from tests.serving import Client, order
+from tests.front.handing import PATIENCE_S, Fronts, ask, link, message, seed, until
+from tests.front.http2 import Answer, Connection
+from tests.serving import batch, order
 
 pytestmark = pytest.mark.native
 
@@ -49,27 +45,21 @@ def pair(tmp_path: Path) -> Iterator[Fronts]:
         yield fronts
 
 
-def seed(front: Front, shop_id: str = "shop") -> None:
-    with Client(front.address) as client:
-        client.seed(shop_id=shop_id)
-
-
-def ask(connection: Connection, order_id: str, shop_id: str = "shop") -> int:
-    stream_id = connection.open(PLACE_ORDER)
-    request = order(order_id, shop_id=shop_id)
-    connection.data(stream_id, prefixed(request.SerializeToString()), end=True)
-    return stream_id
+def ask_order(connection: Connection, order_id: str, shop_id: str = "shop") -> int:
+    return ask(connection, order(order_id, shop_id=shop_id))
 
 
 def ask_batch(connection: Connection, count: int) -> int:
-    stream_id = connection.open(PLACE_ORDERS)
-    connection.data(stream_id, prefixed(place_batch(count)), end=True)
-    return stream_id
+    return ask(connection, batch(fresh_id() for _ in range(count)))
+
+
+def batch_answer(answer: Answer) -> list[str]:
+    """Of each item, what it was answered with."""
+    return [str(each.WhichOneof("answer")) for each in orders.PlaceOrdersResponse.FromString(message(answer)).results]
 
 
 def health(connection: Connection) -> bytes:
-    [message] = connection.call(HEALTH_CHECK, b"").messages
-    return message
+    return message(connection.call(HEALTH_CHECK, b""))
 
 
 def reason(answer: Answer) -> bytes:
@@ -90,16 +80,15 @@ def test_calls_that_come_during_a_handover_wait_and_are_answered(alone: Fronts) 
     with Connection(old.address) as connection:
         assert placed(connection.call(PLACE_ORDER, place("before")))
         old.hand_over()
-        waiting = [ask(connection, f"waits-{number}") for number in range(100)]
-        batch = ask_batch(connection, 300)
+        waiting = [ask_order(connection, f"waits-{number}") for number in range(100)]
+        asked = ask_batch(connection, 300)
         assert health(connection) == SERVING
         connection.ping()
-        assert not any(connection.stream(each).over for each in (*waiting, batch))
+        assert not any(connection.stream(each).over for each in (*waiting, asked))
         new = alone.succeed(old)
         for each in waiting:
             assert not placed(connection.answer(each)).duplicate
-        [message] = connection.answer(batch).messages
-        assert len(orders.PlaceOrdersResponse.FromString(message).results) == 300
+        assert batch_answer(connection.answer(asked)) == ["result"] * 300
         assert placed(connection.call(PLACE_ORDER, place("before"))).duplicate
         assert health(connection) == SERVING
         assert new.count("jobs_received") == 102
@@ -118,7 +107,7 @@ def test_handover_under_load_loses_and_doubles_nothing(alone: Fronts, tmp_path: 
             asked: dict[int, str] = {}
             for count in range(100_000):
                 order_id = f"order-{number}-{count}"
-                asked[ask(connection, order_id)] = order_id
+                asked[ask_order(connection, order_id)] = order_id
                 if len(asked) == 32 or stop.is_set():
                     for stream_id, name in asked.items():
                         assert not placed(connection.answer(stream_id)).duplicate
@@ -163,7 +152,7 @@ def test_batch_that_was_begun_is_whole_on_one_side(alone: Fronts) -> None:
     seed(old)
     with Connection(old.address) as connection:
         before = old.engines[0].sequence
-        batch = ask_batch(connection, 1024)
+        asked = ask_batch(connection, 1024)
         until(lambda: old.count("batches_executed") == 1)
         old.native.hand_over()
         assert old.native.handed_over(PATIENCE_S)
@@ -171,9 +160,7 @@ def test_batch_that_was_begun_is_whole_on_one_side(alone: Fronts) -> None:
         assert old.engines[0].durable == old.engines[0].sequence
         old.close_engines()
         new = alone.succeed(old)
-        [message] = connection.answer(batch).messages
-        results = orders.PlaceOrdersResponse.FromString(message).results
-        assert [each.WhichOneof("answer") for each in results] == ["result"] * 1024
+        assert batch_answer(connection.answer(asked)) == ["result"] * 1024
         assert new.engines[0].sequence >= before + 1024
 
 
@@ -183,7 +170,7 @@ def test_slot_of_the_board_is_the_successors(alone: Fronts) -> None:
     old.hand_over()
     [slot] = alone.board.slots()
     turns, accepted = slot["turns"], slot["connections_accepted"]
-    assert old.count("connections_accepted") == accepted == 1
+    assert old.count("connections_accepted") == accepted > 0
     # It goes on to turn and to count, and nobody sees it; whoever connects now is left to the successor.
     with Connection(old.address):
         until(lambda: old.count("turns") > turns + 3)
@@ -201,7 +188,7 @@ def test_calls_fail_when_no_successor_comes_in_time(alone: Fronts) -> None:
     seed(old)
     with Connection(old.address) as connection:
         old.hand_over()
-        waiting = ask(connection, "waits")
+        waiting = ask_order(connection, "waits")
         answer = connection.answer(waiting)
         assert answer.code == UNAVAILABLE
         assert b"SHARD_DOWN" in reason(answer)
@@ -240,12 +227,12 @@ def test_jobs_of_other_workers_cross_the_handover_over_the_link_that_they_came_b
         until(lambda: health(connection) == SERVING)
         seed(other, shop_id)
         old.hand_over()
-        first = [ask(connection, f"first-{number}", shop_id) for number in range(50)]
+        first = [ask_order(connection, f"first-{number}", shop_id) for number in range(50)]
         connection.ping()
         # A new link beside the old one, over which still nothing was answered.
         new = pair.start(0)
         link(new, other)
-        until(lambda: placed(connection.answer(ask(connection, "second", shop_id))).duplicate)
+        until(lambda: placed(connection.answer(ask_order(connection, "second", shop_id))).duplicate)
         assert not any(connection.stream(each).over for each in first)
         assert old.count("jobs_received") >= 50
         link(old, new)
@@ -257,7 +244,7 @@ def test_jobs_of_other_workers_cross_the_handover_over_the_link_that_they_came_b
         old.native.drain()
         assert old.native.drained(PATIENCE_S)
         old.close()
-        assert not placed(connection.answer(ask(connection, "third", shop_id))).duplicate
+        assert not placed(connection.answer(ask_order(connection, "third", shop_id))).duplicate
         assert health(connection) == SERVING
         assert other.count("jobs_lost") == new.count("jobs_lost") == 0
 
@@ -270,7 +257,7 @@ def test_front_that_handed_over_is_drained_only_when_others_wait_no_more(pair: F
         until(lambda: health(connection) == SERVING)
         seed(other, shop_id)
         old.hand_over()
-        waiting = ask(connection, "waits", shop_id)
+        waiting = ask_order(connection, "waits", shop_id)
         until(lambda: old.count("jobs_received") > 0 and other.count("calls_in_flight") >= 0)
         old.native.drain()
         assert not old.native.drained(0.2)
@@ -290,7 +277,7 @@ def test_links_replaced_under_load_lose_nothing_and_go_when_they_are_empty(pair:
         seed(other, shop_id)
         descriptors = len(os.listdir("/proc/self/fd"))
         for turn in range(10):
-            asked = [ask(connection, f"order-{turn}-{number}", shop_id) for number in range(200)]
+            asked = [ask_order(connection, f"order-{turn}-{number}", shop_id) for number in range(200)]
             link(host, other)
             for each in asked:
                 assert not placed(connection.answer(each)).duplicate
@@ -318,38 +305,3 @@ def test_marks_tell_the_digest_at_their_sequence(alone: Fronts) -> None:
     # Whoever leads next begins anew.
     alone.succeed(front)
     until(lambda: board_mark_next(alone.board, 0, 0) is None)
-
-
-async def test_relay_goes_to_the_new_control_server_and_ends_at_the_old_one(tmp_path: Path) -> None:
-    old, new = Control(), Control()
-    servers = [await start_control(tmp_path / name, control) for name, control in (("old", old), ("new", new))]
-    with BareFront(tmp_path / "old") as front:
-        async with grpc.aio.insecure_channel(front.address) as channel:
-            before = channel.unary_stream(f"/{SERVICE}/Late")(b"before")
-            assert dict(await before.initial_metadata()) == {"first": "1"}
-            front.front.relay_to(str(tmp_path / "new"))
-            assert await asyncio.wait_for(channel.unary_unary(f"/{SERVICE}/Unary")(b"after"), PATIENCE_S) == b"after"
-            assert new.metadata
-            assert not old.metadata
-            old.go.set()
-            assert [message async for message in before] == [b"before"]
-            assert front.count("relay_connects") == 2
-            with pytest.raises(ValueError, match="too long"):
-                front.front.relay_to("x" * 200)
-    for server in servers:
-        await server.stop(0)
-
-
-async def test_call_that_waits_for_a_control_server_goes_to_the_new_one(tmp_path: Path) -> None:
-    new = Control()
-    server = await start_control(tmp_path / "new", new)
-    with BareFront(tmp_path / "nobody") as front:
-        async with grpc.aio.insecure_channel(front.address) as channel:
-            call = asyncio.ensure_future(channel.unary_unary(f"/{SERVICE}/Unary")(bytes(100_000)))
-            until_s = asyncio.get_running_loop().time() + PATIENCE_S
-            while front.count("calls_relayed") == 0:
-                assert asyncio.get_running_loop().time() < until_s
-                await asyncio.sleep(0.01)
-            front.front.relay_to(str(tmp_path / "new"))
-            assert await asyncio.wait_for(call, PATIENCE_S) == bytes(100_000)
-    await server.stop(0)
