@@ -21,8 +21,10 @@ SHOP = "shop"
 
 
 class Desk(Pair):
-    def __init__(self, idempotency_window_ms: int = 3_600_000, idempotency_entries_max: int = 10_000) -> None:
-        super().__init__(idempotency_window_ms, idempotency_entries_max)
+    def __init__(
+        self, idempotency_window_ms: int = 3_600_000, idempotency_entries_max: int = 10_000, level: int = 2
+    ) -> None:
+        super().__init__(idempotency_window_ms, idempotency_entries_max, level)
         self.now_ms = START_MS
         self.ids = 0
 

@@ -65,6 +65,7 @@ class Profile:
     window_ms: int = 60_000
     money: bool = False
     restock_rarely: bool = False
+    retire: float = 0.0
 
 
 PROFILES = (
@@ -75,6 +76,9 @@ PROFILES = (
     Profile("full tables", entries_max=12, window_ms=4_000),
     Profile("money", money=True, restock_max=80),
     Profile("one SKU", skus=1, locations=2, backorders=0.9, restock_max=10),
+    Profile(
+        "passing goods", skus=8, locations=2, lines=(1, 1, 2), restock_max=4, window_ms=3_000, limits=0.0, retire=0.4
+    ),
     Profile(
         "long queues",
         skus=3,
@@ -100,20 +104,20 @@ class Generator:
         self.opening: list[tuple[int, Message]] = []
         self.makers = {
             fields.PLACE_ORDER: (36, self._place),
-            fields.PAY_ORDER: (13, self._pay),
-            fields.CANCEL_ORDER: (7, self._cancel),
+            fields.PAY_ORDER: (4 if self.profile.retire else 13, self._pay),
+            fields.CANCEL_ORDER: (30 if self.profile.retire else 7, self._cancel),
             fields.SHIP_ORDER: (9, self._ship),
             fields.DELIVER_ORDER: (5, self._deliver),
             fields.RETURN_ORDER: (7, self._return),
-            fields.SETTLE_REFUND: (3, self._settle),
+            fields.SETTLE_REFUND: (12 if self.profile.retire else 3, self._settle),
             fields.ADJUST_STOCK: (3 if self.profile.restock_rarely else 10, self._adjust),
             fields.TRANSFER_STOCK: (3, self._transfer),
-            fields.PUT_SKU: (4, self._put_sku),
+            fields.PUT_SKU: (20 if self.profile.retire else 4, self._put_sku),
             fields.PUT_LOCATION: (4, self._put_location),
             fields.PUT_SHOP: (1, self._put_shop),
             fields.GET_ORDER: (1, self._get_order),
             fields.GET_STOCK: (1, self._get_stock),
-            fields.EVICT: (2, self._evict),
+            fields.EVICT: (8 if self.profile.retire else 2, self._evict),
             fields.RESTORE: (2, self._restore),
         }
         self.methods = list(self.makers)
@@ -309,7 +313,8 @@ class Generator:
     def _cancel(self, model: Model) -> Message:
         shop_id, order_id, order = self._order(model, "cancel")
         request = orders.CancelOrderRequest(shop_id=shop_id, order_id=order_id, command_id=self._command_id())
-        self._some_lines(order, request)
+        if not self.profile.retire:
+            self._some_lines(order, request)
         return request
 
     def _ship(self, model: Model) -> Message:
@@ -378,6 +383,8 @@ class Generator:
     def _adjust(self, model: Model) -> Message:
         kind = self.random.choice((0, 0, 0, 1, 2, 3))
         delta = self.random.randint(1, self.profile.restock_max)
+        if self.random.random() < self.profile.retire:
+            kind, delta = 3, 0
         if kind in (0, 2) and self.random.random() < 0.25:
             delta = -self.random.randint(1, 8)
         if self.profile.money and self.random.random() < 0.02:
@@ -410,11 +417,15 @@ class Generator:
         return self.make_shop(self._shop(), self.random.choice((0,) * 20 + (2, 3)))
 
     def _put_location(self, model: Model) -> Message:
-        status = self.random.choice((0, 0, 0, 0, 1, 1, 1, 2)) if self.random.random() < 0.98 else 3
+        status = self.random.choice((0, 0, 0, 0, 1, 1, 1, 2))
+        if self.random.random() < max(0.02, self.profile.retire):
+            status = 3
         return self.make_location(self._shop(), self._location(), status)
 
     def _put_sku(self, model: Model) -> Message:
         status = self.random.choice((0,) * 40 + (1, 2, 2, 3))
+        if self.random.random() < self.profile.retire:
+            status = 3
         return self.make_sku(self._shop(), self._sku(), status)
 
     def make_shop(self, shop_id: str, status: int) -> Message:

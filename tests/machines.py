@@ -9,8 +9,11 @@ from google.rpc import error_details_pb2, status_pb2
 
 from engine._core import Shard
 from everopen.v1 import log_pb2
+from everopen.v1.order_service_pb2 import GetOrderResponse
 from tests.reference import Model
+from tests.reference_digest import order_business
 from tests.reference_fields import ACTIVATE, INTERNAL, REQUESTS, RESPONSES, TICK
+from tests.reference_retention import item_of
 
 RECORD_HEADER_BYTES = 24
 MESSAGE_BYTES_MAX = 4 * 2**20
@@ -112,6 +115,20 @@ class Pair:
     def raise_level(self, now_ms: int) -> None:
         self.model.raise_level(now_ms)
         assert self.core.raise_level(now_ms) == self.model.sequence
+
+    def compare_closed(self) -> None:
+        """What the archive would be given, and what it would then say of it."""
+        model = self.model
+        over = [
+            (sequence, order.sequence, order.shop.id, order.id, item_of(order, sequence, time_ms))
+            for order, (sequence, time_ms) in model.closed.items()
+            if time_ms + model.idempotency_window_ms <= model.time_ms
+        ]
+        assert self.core.closed(0, len(over) + 1) == over
+        for item, order in model.archive.items():
+            assert self.core.business_digest_of(item) == f"{order_business(order):032x}"
+            response = GetOrderResponse.FromString(self.core.order_response(order.shop.id, item))
+            assert response == GetOrderResponse(order=order.view(), sequence=model.sequence, log_id=model.log_id)
 
     def _compare_effects(self, method: int) -> None:
         assert method != ACTIVATE

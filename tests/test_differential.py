@@ -63,6 +63,7 @@ def _run(seed: int, steps: list[Step], folder: Path) -> None:
             replica.apply(pair.core.record)
         if index % COMPARE_EVERY == COMPARE_EVERY - 1:
             pair.compare_digests()
+            pair.compare_closed()
         if index == half_way:
             pair.core = _saved_and_loaded(pair.core, folder / f"{seed}.snap")
     pair.compare_digests()
