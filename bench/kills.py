@@ -25,8 +25,10 @@ from engine.load_request import Options
 from engine.loadgen import Result
 
 SKUS = 100
-# The door must be open again so soon, with both leader and follower gone, before it counts as shut for good.
-REOPEN_S_MAX = 120.0
+# The door must be open again so soon, also with both leader and follower gone; and ids are remembered for longer, so
+# that the same order is the same order whenever it gets through.
+REOPEN_S_MAX = 45.0
+WINDOW_MS = 60_000
 # At most so long after there were enough answers since the kill before.
 PAUSE_S_MAX = 0.3
 
@@ -62,12 +64,12 @@ def run(data_dir: Path, plan: Plan, tell: Callable[[str], None]) -> Done:
         seconds=DAY_S,
         warmup_s=0,
         skus=SKUS,
-        # Most of the time there is enough.
-        units=plan.open_orders * 101 // 100 // SKUS + 1,
+        # Nearly all of it is sold all of the time.
+        units=plan.open_orders // SKUS + 1,
         open_orders=plan.open_orders,
         reserve_ttl_ms=DAY_MS,
     )
-    with Upheld(data_dir, *plan.arguments, core=None) as engine:
+    with Upheld(data_dir, *plan.arguments, core=None, window_ms=WINDOW_MS) as engine:
         with engine.during(options) as running:
             for number in range(1, plan.kills + 1):
                 progress(running, plan.answers, f"after {number - 1} kills: {dict(done.killed)}", REOPEN_S_MAX)
@@ -111,7 +113,10 @@ def main() -> int:
     assert done.result is not None
     counts = done.result.counts
     print(f"killed: {', '.join(f'{amount} {name}' for name, amount in sorted(done.killed.items()))}")
-    print(f"load: {counts['offered']:,} due, {counts['retried']:,} tries again, {done.result.reconnects:,} reconnects")
+    print(
+        f"load: {counts['offered']:,} due, {counts['placed']:,} placed, {counts['sold_out']:,} found no stock, ", end=""
+    )
+    print(f"{counts['retried']:,} tries again, {done.result.reconnects:,} reconnects")
     print(f"longest gap between acknowledgements: {done.result.gap.longest_ns / 1e6:,.1f} ms")
     print(f"log: {done.reckoning}")
     return 0 if done.reckoning.holds and done.result.holds else 1
