@@ -34,15 +34,16 @@ DAY_MS = 86_400_000
 DAY_S = DAY_MS // 1_000
 PATIENCE_S = 300.0
 LINK_S = 0.05
+PAUSE_S = 0.002
 
 
-def until(holds: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
-    """Looks every millisecond: what is awaited here is measured by somebody else."""
+def until(holds: Callable[[], object], what: str, patience_s: float = PATIENCE_S, pause_s: float = PAUSE_S) -> None:
+    """Looks now and then: what is awaited here is measured by somebody else, whom it must not disturb."""
     end = time.monotonic() + patience_s
     while not holds():
         if time.monotonic() > end:
             raise TimeoutError(f"not within {patience_s:g} s: {what}")
-        time.sleep(0.001)
+        time.sleep(pause_s)
 
 
 def progress(running: Background, answers: int, what: str = "", patience_s: float = PATIENCE_S) -> None:

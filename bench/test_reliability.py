@@ -94,7 +94,7 @@ def settle(running: Background) -> None:
 
 
 def until_said(engine: Upheld, event: str, times: int) -> None:
-    until(lambda: engine.said(event) >= times, event)
+    until(lambda: engine.said(event) >= times, event, pause_s=0.1)
 
 
 def gaps(engine: Upheld, before: Callable[[], None]) -> list[int]:
