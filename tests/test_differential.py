@@ -15,8 +15,9 @@ import pytest
 
 from engine._core import Shard
 from everopen.v1.order_service_pb2 import PlaceOrdersResponse
-from tests.generate import PROFILES, Generator, Step
+from tests.generate import Generator, Step
 from tests.machines import LOG_ID, Pair
+from tests.profiles import PROFILES
 from tests.reference_fields import INTERNAL, PLACE_ORDER, REQUESTS
 
 PROCESSES = 2

@@ -11,8 +11,9 @@ import pytest
 from engine._core import PLACE_ORDER, PUT_LOCATION, PUT_SHOP, PUT_SKU, Engine, Shard, crc32c
 from engine.errors import EveropenError, JournalFormatError, SnapshotDamaged
 from tests import reference_fields as fields
-from tests.generate import PROFILES, Generator
+from tests.generate import Generator
 from tests.machines import Pair
+from tests.profiles import PROFILES
 from tests.reference_fields import REQUESTS
 from tests.till import SHOP, Till
 

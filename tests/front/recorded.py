@@ -90,7 +90,7 @@ def steps(seed: int, count: int) -> Iterator[Step]:
     while count:
         generator.now_ms = FROZEN_MS
         step = generator.next(model)
-        if step.method != fields.TICK:
+        if step.method in fields.REQUESTS:
             ask_model(model, step.method, step.request, FROZEN_MS)
             yield step
             count -= 1
