@@ -21,7 +21,7 @@ import orjson
 import structlog
 
 from engine._core import give_way
-from engine.archive_store import CACHE_KIB, ArchiveStore, Row, log_id_of
+from engine.archive_store import CACHE_KIB, FILE, ArchiveStore, Row, log_id_of
 from engine.channel import Channel
 from engine.child import adopted, messages, run_to_the_end
 from engine.errors import ArchiveDamaged, ArchiveUnavailable, EveropenError
@@ -97,6 +97,9 @@ class Archive:
         store = self._stores.get(shard)
         if store is None:
             directory = self._directories[shard]
+            if evicted_through and not (directory / FILE).exists():
+                # A new one would say of all that has left memory that it never was.
+                raise ArchiveDamaged(str(directory / FILE), "is missing, and orders have left memory: bring it back")
             cache_kib = min(CACHE_KIB, ARCHIVE_CACHE_KIB_MAX // len(self._directories))
             store = self._stores[shard] = ArchiveStore(directory, log_id_of(directory), cache_kib)
         return store.put_many(orders, through, evicted_through)

@@ -256,6 +256,10 @@ def test_store_that_vanished_is_not_made_anew_without_what_left_memory(
         feed.send(0, [closed(2)], evicted_through=1)
     with pytest.raises(ArchiveDamaged, match="left memory"):
         feed.send(0, [closed(2)], evicted_through=1)
+    assert not (directories[0] / FILE).exists()
+    ArchiveStore(directories[0], LOG_IDS[0]).close()
+    with pytest.raises(ArchiveDamaged, match="left memory"):
+        feed.send(0, [closed(2)], evicted_through=1)
 
 
 @pytest.mark.parametrize(
