@@ -151,7 +151,7 @@ def operations(draw: st.DrawFn) -> Operation:
     return Operation(kind, units, called, returned, draw(st.sampled_from((ACCEPTED, ACCEPTED, ACCEPTED, REFUSED))))
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.lists(operations(), max_size=5))
 def test_check_agrees_with_every_order_tried(history: list[Operation]) -> None:
     verdict = check(history, TEN, sku_step)
@@ -191,7 +191,7 @@ def histories(draw: st.DrawFn, overlap: int = 40) -> list[Operation]:
     return history
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(histories())
 def test_check_history_of_a_correct_engine_is_accepted(history: list[Operation]) -> None:
     verdict = check(history, TEN, sku_step)
@@ -199,7 +199,7 @@ def test_check_history_of_a_correct_engine_is_accepted(history: list[Operation])
     assert_shows(history, verdict.order)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(histories(overlap=0), st.data())
 def test_check_history_with_one_lie_is_refused(history: list[Operation], data: st.DataObject) -> None:
     """Nothing overlaps, so there is one order only, and each lie about it can be seen."""

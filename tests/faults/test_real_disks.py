@@ -51,29 +51,21 @@ def test_failed_write_or_sync_ends_the_worker_and_loses_nothing(tmp_path: Path, 
     assert "exit code 70" in said
 
 
-def test_short_write_is_continued_and_a_full_disk_refuses_until_there_is_room(
-    tmp_path: Path, disk: FailingDisk
-) -> None:
-    with scene_on(disk, tmp_path / "data", segment_bytes=1 << 17) as scene:
+def test_short_write_full_disk_and_sync_that_hangs_end_nobody(tmp_path: Path, disk: FailingDisk) -> None:
+    with scene_on(disk, tmp_path / "data", segment_bytes=1 << 17) as scene, Client(scene.listen) as client:
         pid = scene.pid("worker 0")
         # One write of many blocks at once is rare, so what is cut is the filling of a new segment.
         disk.fail("pwrite", SHORT, path=".tmp")
         until(lambda: disk.hits == 1, "a short write")
         scene.progress()
+
         disk.fail("posix_fallocate", errno.ENOSPC, path="/shard-0000/")
         until(lambda: scene.history.failures[grpc.StatusCode.RESOURCE_EXHAUSTED], "a refusal for want of room")
         assert disk.hits >= 1
         disk.heal()
         scene.progress()
-        assert scene.pid("worker 0") == pid, "neither is a reason to end"
-        said = scene.server.stderr
-    assert said.count("preallocation failed") == 1
-    assert "preallocation works again" in said
+        assert scene.pid("worker 0") == pid
 
-
-def test_sync_that_hangs_acknowledges_nothing_until_it_returns(tmp_path: Path, disk: FailingDisk) -> None:
-    with scene_on(disk, tmp_path / "data") as scene, Client(scene.listen) as client:
-        scene.progress()
         disk.fail("fdatasync", HANG, path=LOGS)
         until(lambda: disk.hits, "a sync that hangs")
         with pytest.raises(grpc.RpcError) as caught:
@@ -81,6 +73,9 @@ def test_sync_that_hangs_acknowledges_nothing_until_it_returns(tmp_path: Path, d
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         disk.heal()
         scene.progress()
+        said = scene.server.stderr
+    assert said.count("preallocation failed") == 1
+    assert "preallocation works again" in said
 
 
 @pytest.mark.skipif(bool(WHY_NOT_SMALL), reason=WHY_NOT_SMALL)

@@ -26,18 +26,13 @@ def test_kill_every_kind_of_process_under_load_loses_nothing(tmp_path: Path) -> 
     assert scene.server.stderr.count("SIGKILL") == 3
 
 
-def test_frozen_process_that_no_order_needs_is_not_noticed(tmp_path: Path) -> None:
-    with Scene(tmp_path / "data", *SEVERAL) as scene:
+def test_frozen_process_is_waited_for_or_not_needed(tmp_path: Path) -> None:
+    with Scene(tmp_path / "data", "--workers", "1") as scene, Client(scene.listen) as client:
         for name in ("supervisor", "control server"):
             pid = scene.freeze(name)
             scene.progress()
-            assert process_state(pid) == "T"
+            assert process_state(pid) == "T", "no order needs it"
             os.kill(pid, signal.SIGCONT)
-            scene.progress()
-
-
-def test_frozen_worker_that_goes_on_answers_what_waited(tmp_path: Path) -> None:
-    with Scene(tmp_path / "data", "--workers", "1") as scene, Client(scene.listen) as client:
         scene.progress()
         pid = scene.freeze("worker 0")
         with pytest.raises(grpc.RpcError) as caught:
