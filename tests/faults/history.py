@@ -37,6 +37,10 @@ PATIENCE_S = 30.0
 PAUSE_S = 0.02
 # Of one SKU. Each doubles what the checker has to try in the worst case.
 ABANDONED_MAX = 6
+# Of what the callers over raw stubs do: so many orders in one message of a stream.
+BATCH_SHARE = 0.1
+BATCH = 5
+CODES = {code.value[0]: code for code in grpc.StatusCode}
 METHODS = {PLACE: "PlaceOrder", ADJUST: "AdjustStock", CANCEL: "CancelOrder", READ: "GetStock"}
 # After these nobody knows whether anything was decided, or nothing was: the same id is sent again.
 AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -173,24 +177,31 @@ class Caller:
         self._placed: list[tuple[str, str, int]] = []
 
     def next(self) -> Call:
-        self._count += 1
-        name, sku_id = f"{self._name}-{self._count}", self.rng.choice(SKUS)
         kind = self.rng.choices((PLACE, ADJUST, READ, CANCEL), (10, 3, 4, 4))[0]
-        if kind == CANCEL and self._placed:
+        if kind == PLACE or (kind == CANCEL and not self._placed):
+            return self.place()
+        if kind == CANCEL:
             order_id, sku_id, units = self._placed.pop(self.rng.randrange(len(self._placed)))
             asked = orders.CancelOrderRequest(shop_id="shop", order_id=order_id, command_id="c")
-            return Call(kind, f"cancel {order_id}", sku_id, units, asked)
-        if kind == ADJUST:
-            # More goes out by orders than comes back by cancellations, so most adjustments bring something.
-            units = self.rng.choice((-2, 1, 5, 8))
-            call = Call(kind, name, sku_id, units, adjustment(name, units, sku_id=sku_id))
-        elif kind == READ:
-            call = Call(kind, name, sku_id, 0, inventory.GetStockRequest(shop_id="shop", sku_id=sku_id))
-        else:
-            units = self.rng.randrange(1, 5)
-            call = Call(PLACE, name, sku_id, units, order(name, units, sku_id=sku_id))
-        call.impatient = self.rng.random() < 0.2
-        return call
+            return Call(kind, f"cancel {order_id}", sku_id, units, asked, self._impatient())
+        name, sku_id = self._new()
+        if kind == READ:
+            return Call(kind, name, sku_id, 0, inventory.GetStockRequest(shop_id="shop", sku_id=sku_id))
+        # More goes out by orders than comes back by cancellations, so most adjustments bring something.
+        units = self.rng.choice((-2, 1, 5, 8))
+        return Call(kind, name, sku_id, units, adjustment(name, units, sku_id=sku_id), self._impatient())
+
+    def place(self) -> Call:
+        name, sku_id = self._new()
+        units = self.rng.randrange(1, 5)
+        return Call(PLACE, name, sku_id, units, order(name, units, sku_id=sku_id), self._impatient())
+
+    def _new(self) -> tuple[str, str]:
+        self._count += 1
+        return f"{self._name}-{self._count}", self.rng.choice(SKUS)
+
+    def _impatient(self) -> bool:
+        return self.rng.random() < 0.2
 
     def answered(self, call: Call, answer: Any) -> None:
         accepted = self.history.answer(call, answer, time.monotonic_ns())
@@ -267,19 +278,48 @@ class Load:
                 **vars(InventoryServiceStub(channel)),  # type: ignore[no-untyped-call]
             }
             while not self._stop.is_set():
-                call = caller.next()
-                again = True
-                while again:
-                    call.tries += 1
-                    try:
-                        answer = await stubs[METHODS[call.kind]](call.request, timeout=TRY_S)
-                    except grpc.aio.AioRpcError as error:
-                        again = caller.failed(call, error.code(), error.details())
-                        await asyncio.sleep(PAUSE_S)
-                    else:
-                        caller.answered(call, answer)
-                        again = False
+                calls = [caller.next()]
+                if caller.rng.random() < BATCH_SHARE:
+                    calls = await self._place_batch(stubs, caller, [caller.place() for _ in range(BATCH)])
+                for call in calls:
+                    await self._until_answered(stubs, caller, call)
                 await asyncio.sleep(self._pace_s)
+
+    async def _until_answered(self, stubs: dict[str, Any], caller: Caller, call: Call) -> None:
+        again = True
+        while again:
+            call.tries += 1
+            try:
+                answer = await stubs[METHODS[call.kind]](call.request, timeout=TRY_S)
+            except grpc.aio.AioRpcError as error:
+                again = caller.failed(call, error.code(), error.details())
+                await asyncio.sleep(PAUSE_S)
+            else:
+                caller.answered(call, answer)
+                again = False
+
+    async def _place_batch(self, stubs: dict[str, Any], caller: Caller, calls: list[Call]) -> list[Call]:
+        """Over a stream of one batch. Returns those that were not answered."""
+        for call in calls:
+            call.tries += 1
+        stream = stubs["PlaceOrders"](timeout=TRY_S)
+        try:
+            await stream.write(orders.PlaceOrdersRequest(orders=[call.request for call in calls]))
+            answer = await stream.read()
+            await stream.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            # What became of the stream says its status; which write or read noticed it does not matter.
+            answer = grpc.aio.EOF
+        if answer is grpc.aio.EOF:
+            code, details = await stream.code(), await stream.details()
+            return [call for call in calls if caller.failed(call, code, details)]
+        left = []
+        for call, item in zip(calls, answer.results, strict=True):
+            if item.WhichOneof("answer") == "result":
+                caller.answered(call, item.result)
+            elif caller.failed(call, CODES[item.status.code], item.status.message):
+                left.append(call)
+        return left
 
     def _run_client(self, caller: Caller) -> None:
         policy = everopen.RetryPolicy(timeout_s=TRY_S)
