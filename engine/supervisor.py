@@ -214,7 +214,13 @@ class Supervisor:
     def members_changed(self) -> None:
         """Written before a new child is told anything: one that was never told where supervisors listen ends alone."""
         alive = [child for child in self._everybody() if child.alive]
-        self._children.name(runtime.Process(child.pid, runtime.start_time(child.pid), child.name) for child in alive)
+        try:
+            self._children.name(
+                runtime.Process(child.pid, runtime.start_time(child.pid), child.name) for child in alive
+            )
+        except OSError as error:
+            # A disk that fails is no reason to end: the next supervisor waits for those that it cannot adopt.
+            log.error("the children cannot be named", error=str(error))
 
     def inherited(self) -> Sequence[int]:
         return [self._children.fd]

@@ -16,7 +16,7 @@ from typing import Self
 from engine import _core, audit, journal_tools
 from everopen.v1 import order_service_pb2 as orders
 from tests.faults.history import PATIENCE_S, History, Load, seed
-from tests.serving import SEGMENT_BYTES, Server
+from tests.serving import SEGMENT_BYTES, Server, freeze
 
 
 def until(condition: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
@@ -141,8 +141,8 @@ class Scene:
     def freeze(self, name: str) -> int:
         """SIGSTOP; the pid that stands still."""
         pid = self.pid(name)
-        os.kill(pid, signal.SIGSTOP)
-        until(lambda: process_state(pid) == "T", f"{name} stands still")
+        self._see()
+        freeze(pid)
         return pid
 
     def _see(self) -> None:

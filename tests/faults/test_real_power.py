@@ -18,6 +18,7 @@ def lose_power(scene: Scene, disk: LossyDisk, seed: int) -> None:
     died = scene.server.stderr.count("exit code 70")
     disk.cut(seed)
     until(lambda: scene.server.stderr.count("exit code 70") > died, "the end of the worker whose sync met the cut")
+    assert scene.server.process.poll() is None, "the supervisor has to do with the disk too, and goes on"
     scene.crash()
     assert disk.lose() > 0
     scene.serve()
