@@ -155,7 +155,7 @@ class Scene:
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.server.wait()
+        self.server.kill()
         until(lambda: not any(process_state(pid) not in ("", "Z") for pid in left), "all processes are gone")
 
 
