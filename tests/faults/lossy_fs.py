@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTOR = 512
+PATIENCE_S = 30.0
 
 
 @dataclass(slots=True, eq=False)
@@ -257,14 +259,13 @@ class LossyDisk:
         self.path = mountpoint
         mountpoint.mkdir()
         command = [sys.executable, "-m", "tests.faults.lossy_fs", str(mountpoint)]
-        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self._hear("mounted")
 
     def cut(self, seed: int = 0) -> None:
         """From the next sync on nothing works."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"cut {seed}\n")
-        self._process.stdin.flush()
+        self._process.stdin.write(b"cut %d\n" % seed)
         self._hear("armed")
 
     def lose(self) -> int:
@@ -279,7 +280,9 @@ class LossyDisk:
 
     def _hear(self, word: str) -> str:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        # It cannot be unmounted while anybody has anything open.
+        assert select.select([self._process.stdout], [], [], PATIENCE_S)[0], f"no {word} in {PATIENCE_S:g} s"
+        line = self._process.stdout.readline().decode()
         assert line.startswith(word), f"{line!r} in place of {word}"
         return line
 

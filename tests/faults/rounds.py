@@ -20,7 +20,6 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from engine import cli
 from tests.faults.scene import Scene, until
 from tests.faults.shim import HANG, FailingDisk
 
@@ -30,7 +29,6 @@ SEED = int(os.environ.get("EVEROPEN_FAULT_SEED", "1"))
 ANSWERS = 60
 BLOWS = 6
 LOGS = "/shard-000"
-HAS_FOLLOWERS = hasattr(cli, "FOLLOWERS_MAX")
 
 
 class Round:
@@ -43,8 +41,7 @@ class Round:
         self._blows = blows
         shape = [*self.rng.choice((("1", "1"), ("2", "1"), ("2", "2"), ("3", "2")))]
         arguments = ["--workers", shape[0], "--shards", shape[1]]
-        if HAS_FOLLOWERS:
-            arguments += ["--followers", self.rng.choice("011")]
+        arguments += ["--followers", self.rng.choice("011")]
         self.shape = " ".join(arguments)
         self.scene = Scene(folder / "data", *arguments, load_seed=seed, environment=self.disk.environment)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "tests" / "journal" / "failing_disk.c"
-# error, passing, hits, call, path: struct plan.
-PLAN = struct.Struct("=iii32s220s")
+# error, passing, hits, times, call, path: struct plan.
+PLAN = struct.Struct("=iiii32s220s")
 ERROR_AT, HITS_AT = 0, 8
 # Beside the errno values.
 SHORT, HANG, LIE = -1, -2, -3
@@ -35,10 +35,10 @@ class FailingDisk:
         libraries = " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(build(folder))]))
         self.environment = {"LD_PRELOAD": libraries, "EVEROPEN_FAILING_DISK": str(plan)}
 
-    def fail(self, call: str, error: int, after: int = 0, path: str = "") -> None:
-        """path: part of the name of the files that it concerns."""
+    def fail(self, call: str, error: int, after: int = 0, path: str = "", times: int = 0) -> None:
+        """After so many calls that pass. path: part of the name of the files that it concerns; times: 0 for all."""
         self.heal()
-        PLAN.pack_into(self._shared, 0, 0, after, 0, call.encode(), path.encode())
+        PLAN.pack_into(self._shared, 0, 0, after, 0, times, call.encode(), path.encode())
         # Last, since the others read without a lock.
         struct.pack_into("=i", self._shared, ERROR_AT, error)
 

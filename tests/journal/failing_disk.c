@@ -18,6 +18,8 @@ enum { SHORT = -1, HANG = -2, LIE = -3 };
 /* tests/faults/shim.py packs the same. */
 struct plan {
     volatile int error, passing, hits;
+    /* How many calls it concerns; 0: all. */
+    volatile int times;
     volatile char call[32];
     /* Only files whose path has it. */
     volatile char path[220];
@@ -37,6 +39,7 @@ __attribute__((constructor)) static void share(void) {
 void failing_disk(const char *call, int error, int after) {
     plan->error = 0;
     plan->passing = after;
+    plan->hits = plan->times = 0;
     strncpy((char *)plan->call, call, sizeof(plan->call) - 1);
     plan->error = error;
 }
@@ -56,7 +59,7 @@ static int failure(const char *call, int fd) {
     int error = plan->error;
     if (!error || strncmp((const char *)plan->call, call, strlen((const char *)plan->call)) || !concerns(fd)) return 0;
     if (__atomic_fetch_sub(&plan->passing, 1, __ATOMIC_SEQ_CST) > 0) return 0;
-    __atomic_fetch_add(&plan->hits, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_fetch_add(&plan->hits, 1, __ATOMIC_SEQ_CST) >= plan->times && plan->times) return 0;
     if (error == SHORT) plan->error = 0;
     if (error != HANG) return error;
     while (plan->error == HANG) usleep(1000);
