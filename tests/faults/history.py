@@ -40,6 +40,8 @@ ABANDONED_MAX = 6
 # Of what the callers over raw stubs do: so many orders in one message of a stream.
 BATCH_SHARE = 0.1
 BATCH = 5
+# What grpc.aio says itself where a stream broke under a read.
+BROKEN = "Internal error from Core"
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 METHODS = {PLACE: "PlaceOrder", ADJUST: "AdjustStock", CANCEL: "CancelOrder", READ: "GetStock"}
 # After these nobody knows whether anything was decided, or nothing was: the same id is sent again.
@@ -312,6 +314,8 @@ class Load:
             answer = grpc.aio.EOF
         if answer is grpc.aio.EOF:
             code, details = await stream.code(), await stream.details()
+            if code == grpc.StatusCode.INTERNAL and details == BROKEN:
+                code = grpc.StatusCode.UNAVAILABLE
             return [call for call in calls if caller.failed(call, code, details)]
         left = []
         for call, item in zip(calls, answer.results, strict=True):

@@ -41,7 +41,9 @@ class Round:
         self._blows = blows
         shape = [*self.rng.choice((("1", "1"), ("2", "1"), ("2", "2"), ("3", "2")))]
         arguments = ["--workers", shape[0], "--shards", shape[1]]
-        arguments += ["--followers", self.rng.choice("011")]
+        followers = self.rng.choice("011")
+        arguments += ["--followers", followers]
+        self.alone = (shape[0], followers) == ("1", "0")
         self.shape = " ".join(arguments)
         self.scene = Scene(folder / "data", *arguments, load_seed=seed, environment=self.disk.environment)
 
@@ -80,7 +82,8 @@ class Round:
         self.scene.kill("supervisor")
 
     def terminate(self) -> None:
-        name, pid = self._somebody()
+        # Where nobody else can serve, a drain that waits for those who watch the map closes the door for 30 s.
+        name, pid = self._somebody("worker 0" if self.alone else "")
         self._note("terminate", name)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)

@@ -1,7 +1,7 @@
 /* Preloaded into a process: a disk that fails on command. failing_disk(call, error, after) lets `after` more calls of
- * that kind pass and fails all that follow with `error`; 0 heals it, -1 makes one write short, -2 makes calls hang until
- * it is healed, -3 makes syncs do nothing and succeed. With EVEROPEN_FAILING_DISK the command lies in the file of that
- * name, which all processes share: then it can be given from outside, and counts what it met. */
+ * that kind pass and fails all that follow with `error`; 0 heals it, -1 makes one write short, -2 makes calls hang
+ * until it is healed, -3 makes syncs do nothing and succeed. With EVEROPEN_FAILING_DISK the command lies in the file
+ * of that name, which all processes share: then it can be given from outside, and counts what it met. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
