@@ -43,9 +43,13 @@ class Round:
         arguments = ["--workers", shape[0], "--shards", shape[1]]
         followers = self.rng.choice("011")
         arguments += ["--followers", followers]
+        if self.rng.random() < 0.5:
+            arguments += ["--snapshot-bytes", "65536"]
         self.alone = (shape[0], followers) == ("1", "0")
         self.shape = " ".join(arguments)
-        self.scene = Scene(folder / "data", *arguments, load_seed=seed, environment=self.disk.environment)
+        self.scene = Scene(
+            folder / "data", *arguments, load_seed=seed, segment_bytes=1 << 17, environment=self.disk.environment
+        )
 
     def run(self) -> None:
         kinds: list[Callable[[], None]] = [
