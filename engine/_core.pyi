@@ -332,3 +332,62 @@ class NativeFront:
 
 def give_way(nice: int) -> None:
     """Lets the calling thread, and those it starts, stand behind others: by its weight, and by slices of 0.1 ms."""
+
+SAFETY_BY_NAME: Final[dict[str, int]]
+
+def simulate_without(safety: str) -> None:
+    """Tests only: takes one of SAFETY_BY_NAME away from all engines of this process; empty: all hold again."""
+
+class SimulatedEngine:
+    """Tests only: an engine on a disk that is a Python object (tests/faults/disk.py), driven turn by turn. A method
+    raises ProcessDied, or what the disk raised, if that ended the process."""
+
+    def __init__(
+        self,
+        disk: object,
+        log_id: bytes,
+        *,
+        segment_bytes: int,
+        idempotency_window_ms: int,
+        idempotency_entries_max: int,
+    ) -> None: ...
+    def execute(self, method: int, request: bytes, real_ns: int, boot_ns: int) -> tuple[int, bytes, int]:
+        """As Engine.execute, at the time of these clocks."""
+    def tick(self, real_ns: int, boot_ns: int) -> None: ...
+    def take(self) -> None:
+        """The sync thread wakes, and takes what is staged."""
+    def commit(self) -> None:
+        """It commits what it took, or else takes what is staged now."""
+    def seal(self) -> None: ...
+    def prepare(self) -> None:
+        """The preparing thread wakes."""
+    def close(self) -> None: ...
+    def end(self) -> None:
+        """The process is killed."""
+    @property
+    def now_ms(self) -> int:
+        """The time that the last command was given."""
+    @property
+    def durable(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def sequence(self) -> int: ...
+    def state_digest(self) -> str: ...
+    def check(self) -> str: ...
+
+class SimulatedFollower:
+    """Tests only: a follower on such a disk, with its snapshots, and dropping what they cover."""
+
+    def __init__(self, disk: object, log_id: bytes, *, segment_bytes: int) -> None: ...
+    def follow(self, records_max: int) -> int: ...
+    def prepare(self) -> None: ...
+    def snapshot(self) -> None: ...
+    def drop_segments(self) -> int: ...
+    def promote(self, window_ms: int, entries_max: int) -> SimulatedEngine:
+        """Takes over from a leader that has ended: an engine in the same process."""
+    def end(self) -> None: ...
+    @property
+    def sequence(self) -> int: ...
+    def state_digest(self) -> str: ...
+    def check(self) -> str: ...

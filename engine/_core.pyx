@@ -67,6 +67,10 @@ include "_snapshot_save.pxi"
 include "_engine.pxi"
 include "_follow.pxi"
 
+# Only for tests: all of the above on a disk and a clock that they make up.
+include "_simulated_process.pxi"
+include "_simulation.pxi"
+
 # Front: sockets, HTTP/2 and gRPC, and the way of a call from there to a shard and back.
 include "_nghttp2.pxi"
 include "_front_bucket.pxi"

@@ -29,6 +29,7 @@ cdef extern from *:
         int (*list)(struct Disk *disk, DiskName *each, void *into);
         void *(*map)(struct Disk *disk, const char *name, size_t size);        /* shared; NULL and errno */
         void (*unmap)(struct Disk *disk, void *at, size_t size);
+        void (*say)(struct Disk *disk, const char *text);                      /* to who looks after it */
         void (*die)(struct Disk *disk);                                        /* ends the process, if it is one */
         void *owner;                                                           /* the simulation's */
         int dir_fd;                                                            /* the real one's */
@@ -91,12 +92,13 @@ cdef extern from *:
         return at == MAP_FAILED ? NULL : at;
     }
     static void disk_unmap(Disk *d, void *at, size_t size) { (void)d; munmap(at, size); }
+    static void disk_say(Disk *d, const char *text) { (void)d; if (write(2, text, strlen(text))) {} }
     /* Not a signal and no unwinding: nothing may run that could still answer somebody. */
     static void disk_die(Disk *d) { (void)d; _exit(70); }
 
     static const Disk REAL_DISK = {
         disk_open, disk_close, disk_size, disk_read, disk_write, disk_sync, disk_allocate, disk_forget, disk_rename,
-        disk_remove, disk_sync_names, disk_list, disk_map, disk_unmap, disk_die, NULL, -1, disk_expect,
+        disk_remove, disk_sync_names, disk_list, disk_map, disk_unmap, disk_say, disk_die, NULL, -1, disk_expect,
     };
     """
     ctypedef void DiskName(void* into, const char* name) noexcept nogil
@@ -116,6 +118,7 @@ cdef extern from *:
         int (*list)(Disk* disk, DiskName* each, void* into) noexcept nogil
         void* (*map)(Disk* disk, const char* name, size_t size) noexcept nogil
         void (*unmap)(Disk* disk, void* at, size_t size) noexcept nogil
+        void (*say)(Disk* disk, const char* text) noexcept nogil
         void (*die)(Disk* disk) noexcept nogil
         void* owner
         int dir_fd

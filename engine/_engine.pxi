@@ -26,10 +26,7 @@ cdef class Engine:
             last = writer.next_sequence - 1
             self._adopt(writer, begun_shard(path, writer.log_id, last))
             recover(self.shard, path, last)
-            if last == 0:
-                self.shard._activate(idempotency_window_ms, idempotency_entries_max)
-                self.writer.append(self.shard.record)
-                self.writer.kick()
+            first_record(self.shard, self.journal, idempotency_window_ms, idempotency_entries_max)
         except BaseException:
             writer.close()
             self.close()
@@ -163,20 +160,31 @@ cdef int64_t tick_if_due(State* s, Journal* journal, int64_t now_ms) noexcept no
     return 1 if wait_ms < 1 else 1000 if wait_ms > 1000 else wait_ms
 
 
-def begun_shard(str path, bytes log_id, uint64_t last):
+def begun_shard(str path, bytes log_id, uint64_t last, names=_os.listdir, load=Shard.load):
     """The shard as of the newest snapshot; empty where there is none. `last`: the end of the log."""
-    found = [(int(match[1]), name) for name in _os.listdir(path) if (match := SNAPSHOT_NAME.fullmatch(name))]
+    found = [(int(match[1]), name) for name in names(path) if (match := SNAPSHOT_NAME.fullmatch(name))]
     sequence, name = max(found, default=(0, ""))
     if sequence > last:
         raise JournalDamaged(_os.path.join(path, name), 0, last + 1,
                              "the log ends before the snapshot, which only ever covers what is durable")
-    shard = Shard.load(_os.path.join(path, name)) if sequence else Shard.empty(log_id)
+    shard = load(_os.path.join(path, name)) if sequence else Shard.empty(log_id)
     if sequence and shard.sequence != sequence:
         raise SnapshotDamaged(_os.path.join(path, name), "header", 0,
                               f"it holds the state at sequence {shard.sequence}: was it renamed?")
     if shard.log_id != log_id:
         raise JournalDamaged(_os.path.join(path, name), 0, sequence, "the snapshot belongs to another log")
     return shard
+
+
+cdef int first_record(Shard shard, Journal* journal, int64_t window_ms, uint32_t entries_max) except -1:
+    """Logs the Activate with which every log begins, if it has no record yet."""
+    cdef bytes record
+    if shard.state.sequence == 0:
+        shard._activate(window_ms, entries_max)
+        record = shard.record
+        INVARIANT(journal_append(journal, record, len(record)) == JOURNAL_OK, "a new log has room")
+        journal_kick(journal)
+    return 0
 
 
 def recover(Shard shard, str path, uint64_t last):

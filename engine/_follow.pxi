@@ -18,8 +18,8 @@ cdef int follow_some(
         else:
             mark.sequence = 0
         code = replay_group(s, r, wanted, done, reason)
-        if reason[0] == NULL and mark.sequence == s.sequence and mark_next(marks, s.sequence - 1, &mark) \
-                and mark.sequence == s.sequence:
+        if reason[0] == NULL and mark.sequence and mark.sequence == s.sequence \
+                and mark_next(marks, s.sequence - 1, &mark) and mark.sequence == s.sequence:
             digest = state_digest(s)
             if digest.low != mark.low or digest.high != mark.high:
                 reason[0] = b"the state digest is not that of the leader, though every record was the same"
@@ -141,6 +141,8 @@ cdef class Follower:
             writer._release()
             raise
         engine._adopt(writer, self.shard)
+        # A leader may end before its first record is durable.
+        first_record(engine.shard, engine.journal, IDEMPOTENCY_WINDOW_MS_DEFAULT, IDEMPOTENCY_ENTRIES_DEFAULT)
         self.close()
         return engine
 

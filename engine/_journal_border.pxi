@@ -77,14 +77,15 @@ def drop_segments_before(path, uint64_t sequence):
     The snapshot and the directory it lies in must be synced. Oldest first and the directory synced after each, so that
     a crash leaves no gap. The last segment stays, so it can be called while a leader writes.
     """
-    headers = journal_segments(path)
-    dropped = 0
-    for header, following in zip(headers, headers[1:]):
-        if following["first_sequence"] > sequence + 1:
-            break
-        os.unlink(os.path.join(path, f"{header['segment']:020d}.log"))
-        _sync_path(path)
-        dropped += 1
+    cdef Disk disk = real_disk(os.fspath(path))
+    cdef LogReader r
+    cdef uint64_t dropped = 0
+    log_init(&r, &disk)
+    try:
+        if log_drop(&r, sequence, &dropped) != LOG_RECORD:
+            _raise_log_fault(&r, os.fspath(path))
+    finally:
+        close_disk(&disk)
     return dropped
 
 

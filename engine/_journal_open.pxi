@@ -80,6 +80,24 @@ cdef int survey_log(Survey* survey, LogReader* r) noexcept nogil:
     return LOG_RECORD
 
 
+# Removes the segments whose records a snapshot at `sequence` covers, but for the last. Oldest first, and the directory
+# synced after each, so that a crash leaves no gap.
+cdef int log_drop(LogReader* r, uint64_t sequence, uint64_t* dropped) noexcept nogil:
+    cdef char name[SEGMENT_NAME_BYTES]
+    cdef Survey survey
+    cdef int code = survey_log(&survey, r)
+    cdef size_t i = 0
+    while code == LOG_RECORD and i + 1 < survey.count and survey.headers[i + 1].first_sequence <= sequence + 1:
+        segment_name(name, survey.headers[i].segment)
+        if r.disk.remove(r.disk, name) != 0 or r.disk.sync_names(r.disk) != 0:
+            code = log_fault(r, LOG_FAILED, survey.headers[i].segment, 0, "remove")
+        else:
+            dropped[0] += 1
+        i += 1
+    survey_free(&survey)
+    return code
+
+
 # What `durable` says. False: there is no such file, or nothing valid in it.
 cdef bint durable_read(Disk* disk, DurableSlot* slot) noexcept nogil:
     cdef uint8_t bytes[DURABLE_FILE_BYTES]
@@ -199,8 +217,12 @@ cdef int journal_open(
 
 
 cdef int journal_found(Journal* j, LogReader* end, const uint8_t* log_id, uint64_t first_sequence) noexcept nogil:
+    cdef DurableSlot slot
+    durable_read(j.disk, &slot)          # zeros where there is none
     memcpy(j.log_id, log_id, 16)
-    j.epoch = 1
+    # Above the epoch of a leader that left no segment: two leaders never share one.
+    j.epoch = slot.epoch + 1
+    j.durable_count = slot.count
     j.segment = 1
     j.block_sequence = first_sequence
     return journal_begin_at(j, end, 0)

@@ -101,7 +101,7 @@ cdef void journal_prepare_end(Journal* j, int error, int fd) noexcept nogil:
     cdef char name[SEGMENT_NAME_BYTES]
     if error == 0:
         if j.prepare_failed:
-            journal_say("preallocation works again", j.directory, j.segment + 1, 0)
+            journal_say(j.disk, "preallocation works again", j.directory, j.segment + 1, 0)
         j.prepare_failed = False
         j.prepared_fd = fd
         j.prepared = True
@@ -109,7 +109,8 @@ cdef void journal_prepare_end(Journal* j, int error, int fd) noexcept nogil:
         pass
     elif error == ENOSPC or error == EDQUOT or error == EFBIG:
         if not j.prepare_failed:
-            journal_say("preallocation failed; going on while there is room", j.directory, j.segment + 1, error)
+            journal_say(j.disk, "preallocation failed; going on while there is room", j.directory, j.segment + 1,
+                        error)
         j.prepare_failed = True
         j.stats.prepare_failures += 1
     else:
@@ -149,8 +150,9 @@ cdef int journal_begin(Journal* j, uint64_t previous_bytes) noexcept nogil:
     cdef char name[SEGMENT_NAME_BYTES]
     cdef int error = 0
     segment_temporary_name(name, j.segment)
-    if j.takes_over:
-        # What the dead leader had prepared. It was alive a moment ago, so no power failed in the middle of a write.
+    if j.takes_over and log_load_u64(j.durable_map + DURABLE_INTENT_AT) >> 32 < j.segment:
+        # What the dead leader had prepared. It was alive a moment ago, so no power failed in the middle of a write; nor
+        # had it begun to write there, which may leave zeros at the beginning only if the write failed.
         j.fd = open_zeros(j.disk, name, j.segment_bytes)
     if j.fd < 0 and not journal_take_spare(j, name):
         error = journal_prepare(j, j.segment, &j.fd)

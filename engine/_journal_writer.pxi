@@ -8,22 +8,23 @@ cdef extern from *:
     #include <unistd.h>
     #include <errno.h>
 
-    static void journal_words(const char *what, const char *directory, const char *name, uint64_t offset, int error) {
+    static void journal_words(Disk *disk, const char *what, const char *directory, const char *name, uint64_t offset,
+                              int error) {
         char text[4608];
-        int size = snprintf(text, sizeof text, "everopen: %s failed: %s/%s at offset %llu: %s (errno %d); stopping\\n",
-                            what, directory, name, (unsigned long long)offset, strerror(error), error);
-        if (size > 0) {
-            size = size < (int)sizeof text ? size : (int)sizeof text - 1;
-            if (write(2, text, (size_t)size)) {}
-        }
+        snprintf(text, sizeof text, "everopen: %s failed: %s/%s at offset %llu: %s (errno %d); stopping\\n",
+                 what, directory, name, (unsigned long long)offset, strerror(error), error);
+        disk->say(disk, text);
     }
-    static void journal_say(const char *what, const char *directory, uint64_t segment, int error) {
-        fprintf(stderr, "everopen: %s: %s, segment %llu: %s\\n", what, directory, (unsigned long long)segment,
-                error ? strerror(error) : "done");
+    static void journal_say(Disk *disk, const char *what, const char *directory, uint64_t segment, int error) {
+        char text[4608];
+        snprintf(text, sizeof text, "everopen: %s: %s, segment %llu: %s\\n", what, directory,
+                 (unsigned long long)segment, error ? strerror(error) : "done");
+        disk->say(disk, text);
     }
     """
-    void journal_words(const char* what, const char* directory, const char* name, uint64_t at, int error) noexcept nogil
-    void journal_say(const char* what, const char* directory, uint64_t segment, int error) noexcept nogil
+    void journal_words(Disk* disk, const char* what, const char* directory, const char* name, uint64_t at,
+                       int error) noexcept nogil
+    void journal_say(Disk* disk, const char* what, const char* directory, uint64_t segment, int error) noexcept nogil
 
 cdef enum JournalCode:
     JOURNAL_OK = 0                       # what a caller checks against; the codes that refuse are not zero
@@ -125,7 +126,7 @@ cdef inline uint64_t journal_durable_sequence(Journal* j) noexcept nogil:
 
 
 cdef void journal_die(Journal* j, const char* what, const char* name, uint64_t at, int error) noexcept nogil:
-    journal_words(what, j.directory, name, at, error)
+    journal_words(j.disk, what, j.directory, name, at, error)
     j.disk.die(j.disk)
 
 

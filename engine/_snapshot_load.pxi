@@ -4,21 +4,22 @@ import mmap as _mmap
 
 
 cdef object load_snapshot(str path, bytes log_id):
-    cdef SnapshotReader* r = <SnapshotReader*>calloc(1, sizeof(SnapshotReader))
-    cdef const uint8_t[::1] view
-    try:
-        with open(path, "rb") as file:
-            try:
-                mapped = _mmap.mmap(file.fileno(), 0, access=_mmap.ACCESS_READ)
-            except ValueError:
-                raise SnapshotDamaged(path, "header", 0, "the file is empty") from None
-        view = mapped
+    with open(path, "rb") as file:
         try:
-            mapped.madvise(_mmap.MADV_WILLNEED)
-            return _load(r, path, view, log_id)
-        finally:
-            view = None
-            mapped.close()
+            mapped = _mmap.mmap(file.fileno(), 0, access=_mmap.ACCESS_READ)
+        except ValueError:
+            raise SnapshotDamaged(path, "header", 0, "the file is empty") from None
+    try:
+        mapped.madvise(_mmap.MADV_WILLNEED)
+        return loaded_snapshot(path, mapped, log_id)
+    finally:
+        mapped.close()
+
+
+cdef object loaded_snapshot(str path, const uint8_t[::1] view, bytes log_id):
+    cdef SnapshotReader* r = <SnapshotReader*>calloc(1, sizeof(SnapshotReader))
+    try:
+        return _load(r, path, view, log_id)
     finally:
         free(r.listings)
         free(r)

@@ -65,7 +65,7 @@ cdef void place_everything(SnapshotWriter* w) noexcept nogil:
     while handle:
         place(w, ITEM_ORDER, order_at(s, handle).shop, handle, id_of_order(order_at(s, handle)))
         handle = index_each(&s.orders, &s.arena, &cursor)
-    handle = s.remembered_head
+    handle = s.remembered_head if SAFE(SAFETY_DEDUPE_IN_SNAPSHOT) else 0
     while handle:
         place(w, ITEM_REMEMBERED, (<Remembered*>arena_at(&s.arena, handle)).shop, handle,
               remembered_id(<Remembered*>arena_at(&s.arena, handle)))
@@ -334,6 +334,13 @@ cdef uint32_t count_sections(const SnapshotWriter* w) noexcept nogil:
     return sections
 
 
+cdef void leave_out_remembered(State* s, uint64_t* sum) noexcept nogil:
+    cdef uint32_t handle = s.remembered_head
+    while handle:
+        count_out(sum, remembered_digest(s, <Remembered*>arena_at(&s.arena, handle)))
+        handle = (<Remembered*>arena_at(&s.arena, handle)).next
+
+
 cdef void write_snapshot_header(const SnapshotWriter* w, SnapshotFile* file) noexcept nogil:
     cdef SnapshotHeader header
     cdef SnapshotRetention retention
@@ -351,6 +358,8 @@ cdef void write_snapshot_header(const SnapshotWriter* w, SnapshotFile* file) noe
     header.sections = count_sections(w)
     memcpy(header.business, s.business, 16)
     memcpy(header.whole, s.whole, 16)
+    if not SAFE(SAFETY_DEDUPE_IN_SNAPSHOT):
+        leave_out_remembered(s, header.whole)
     header.crc = crc32c_of(<uint8_t*>&header, sizeof(header) - 4, 0)
     file_append(file, <uint8_t*>&header, sizeof(header))
     if s.level >= 2:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from engine.exits import Exit
+from engine.torture import torture
 
 if TYPE_CHECKING:
     from engine.backup import Held
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 journal = typer.Typer(help="Look into a log.", no_args_is_help=True)
 app.add_typer(journal, name="journal")
+app.command()(torture)
 
 FOLLOWERS_DEFAULT = 1
 DataDir = Annotated[Path, typer.Option("--data-dir", help="The data directory.", file_okay=False)]

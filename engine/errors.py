@@ -105,3 +105,10 @@ class ArchiveUnavailable(ArchiveError):
 
 class DataDirectoryError(EveropenError):
     """A data directory cannot be used as asked: it is missing, not empty, of another shape, or lacks what is needed."""
+
+
+# In simulations only.
+
+
+class ProcessDied(EveropenError):
+    """A simulated process ended itself; the words are its last."""

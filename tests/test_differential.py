@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from tests.generate import Generator, Step
 from tests.machines import LOG_ID, Pair
 from tests.profiles import PROFILES
 from tests.reference_fields import INTERNAL, PLACE_ORDER, REQUESTS
+from tests.shrinking import shrink
 
 PROCESSES = 2
 RUN_COMMANDS = 2_500
@@ -29,7 +29,6 @@ ORDINARY_COMMANDS = 100_000 if "EVEROPEN_VARIANT" in os.environ else 1_000_000
 BATCH_ITEMS = 60
 LONG_COMMANDS = 10_000_000
 COMPARE_EVERY = 500
-SHRINK_TRIES_MAX = 2_000
 
 
 def commands_of(seed: int) -> int:
@@ -95,23 +94,6 @@ def _fails(seed: int, steps: list[Step]) -> str:
     except AssertionError as mismatch:
         return str(mismatch)
     return ""
-
-
-def shrink(steps: list[Step], fails: Callable[[list[Step]], bool]) -> list[Step]:
-    """Leaves out ever smaller parts as long as it still fails (delta debugging)."""
-    part = len(steps) // 2
-    tries = 0
-    while part and tries < SHRINK_TRIES_MAX:
-        begin = 0
-        while begin < len(steps) and tries < SHRINK_TRIES_MAX:
-            tries += 1
-            shorter = steps[:begin] + steps[begin + part :]
-            if fails(shorter):
-                steps = shorter
-            else:
-                begin += part
-        part //= 2
-    return steps
 
 
 def _report(seed: int, steps: list[Step], mismatch: str) -> str:
