@@ -94,6 +94,10 @@ def gather(children: Children, meeting: socket.socket, fingerprint: str) -> list
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     _wait_for_ends(waiting.values())
+    # They may have come back in vain before they ended, and what is not read keeps the sockets that came with it open.
+    with suppress(BlockingIOError):
+        while True:
+            _accept(meeting).close()
     return found
 
 

@@ -89,20 +89,19 @@ class Channel:
             with contextlib.suppress(ChannelError):
                 self.send(kind, **fields)
 
-    def come_back(self, path: str, hello: dict[str, Any], fds: Sequence[int]) -> bool:
-        """Whether there was a supervisor at `path`, to which `hello` was said; this is the channel to it now."""
+    def come_back(self, path: str, hello: dict[str, Any], fds: Sequence[int]) -> None:
+        """If there is a supervisor at `path`, `hello` is said to it, and this is the channel to it from now on."""
         found = Channel.to(path)
         if found is None:
-            return False
+            return
         try:
             found.send("hello", fds, **hello)
         except ChannelError:
             found.close()
-            return False
+            return
         self._socket.close()
         self._socket = found._socket
         self.orphaned = False
-        return True
 
     @property
     def peer(self) -> tuple[int, int]:

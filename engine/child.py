@@ -200,7 +200,8 @@ async def messages(channel: Channel, state: Callable[[], State] = lambda: ({}, [
         loop.remove_reader(channel.fileno())
         channel.orphaned = True
         log.warning("the supervisor is gone: this process goes on, and looks for the next one")
-        while not _comes_back(channel, home, state):
+        while channel.orphaned:
+            # Also before the first time: a supervisor that does not want this process is about to say so with a signal.
             with suppress(TimeoutError):
                 await asyncio.wait_for(terminated.wait(), ORPHAN_RETRY_S)
                 leaving.cancel()
@@ -208,6 +209,7 @@ async def messages(channel: Channel, state: Callable[[], State] = lambda: ({}, [
                 yield Message("close", {}, [])
                 # Nothing is to be heard any more.
                 await asyncio.Event().wait()
+            _come_back(channel, home, state)
         loop.add_reader(channel.fileno(), readable.set)
 
 
@@ -217,11 +219,11 @@ async def _leave(channel: Channel, terminated: asyncio.Event) -> None:
     channel.say("leaving")
 
 
-def _comes_back(channel: Channel, home: dict[str, str], state: Callable[[], State]) -> bool:
-    """Whether there is a supervisor, which has been told hello. Nothing can change between the state and the hello."""
+def _come_back(channel: Channel, home: dict[str, str], state: Callable[[], State]) -> None:
+    """Says hello, if there is a supervisor. Nothing can change between the state and the hello."""
     fields, fds = state()
     hello = {"name": channel.name, "fingerprint": home["fingerprint"]} | fields
-    return channel.come_back(home["path"], hello, fds)
+    channel.come_back(home["path"], hello, fds)
 
 
 def run_to_the_end(work: Coroutine[Any, Any, None], run: Callable[..., None] = asyncio.run) -> NoReturn:

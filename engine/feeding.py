@@ -51,7 +51,7 @@ class Feeding:
         if not orders and self._through is not None:
             self._again_s = now_s + PAUSE_S
             return True
-        evicted = state.counts().get("evicted_through", 0)
+        evicted = state.counts()["evicted_through"]
         self._sent = self._threads.submit(self._feed.send, self._shard, orders, evicted_through=evicted)
         return False
 

@@ -136,8 +136,7 @@ class Worker:
 
     def begin(self) -> None:
         self._front.relay_to(self._relay)
-        if hasattr(self._front, "lookup_fd"):
-            self._lookups.begin()
+        self._lookups.begin()
         hosting = [self._tasks.create_task(self._host(shard)) for shard in self.start.hosted]
         self._tasks.create_task(self._note())
         if self._takes_over:
@@ -181,7 +180,8 @@ class Worker:
                 self._archived[message["shard"]] = message["sequence"]
                 self._evict(message["shard"])
             case "raise_level":
-                for shard in self._engines if hasattr(self._front, "raise_level") else ():
+                # Who gives its shards away logs nothing more: the next one is told too.
+                for shard in () if self._handing_over else self._engines:
                     self._front.raise_level(shard)
             case "hand_over":
                 if not self._handing_over:
@@ -246,7 +246,7 @@ class Worker:
 
     def _evict(self, shard: int) -> None:
         """Lets go of what the archive has, as soon as both are known."""
-        if shard in self._engines and shard in self._archived and hasattr(self._front, "evict"):
+        if shard in self._engines and shard in self._archived and not self._handing_over:
             self._front.evict(shard, self._archived[shard])
 
     def _evicted_through(self, shard: int) -> int:
@@ -311,8 +311,7 @@ class Worker:
         if self._draining:
             # Who has no supervisor is told both at once.
             await self._drained.wait()
-        if hasattr(self._front, "lookup_fd"):
-            self._lookups.close()
+        self._lookups.close()
         if self._listening:
             self._front.stop()
             await asyncio.to_thread(self._loop_thread.join)

@@ -30,6 +30,7 @@ READY = re.compile(
 SHARD = re.compile(r"everopen: shard \d+, log ([0-9a-f]{32}), sequence (\d+), recovered in [\d.]+ s\n")
 # Small segments, so that a test meets several of them.
 SEGMENT_BYTES = 1024 * 1024
+PRELOADED = os.environ.get("LD_PRELOAD", "")
 # For an engine of a test that is not about followers.
 ALONE = ("--followers", "0")
 
@@ -62,6 +63,9 @@ class Server:
         if self.PROGRAM == Server.PROGRAM:
             # Whose tests die takes its servers along, and followers are for those that are about them.
             command += ["--until-stdin-ends", *(() if "--followers" in arguments else ALONE)]
+            if "--heartbeat-ms" not in arguments and ("--followers" not in arguments or "asan" in PRELOADED):
+                # A machine that is busy with other tests is no reason to kill a worker.
+                command += ["--heartbeat-ms", "20000"]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 command,

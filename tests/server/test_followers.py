@@ -89,6 +89,19 @@ def test_snapshots_are_taken_on_schedule_two_are_kept_and_segments_go(data_dir: 
     assert done.returncode == 0, done.stderr
 
 
+def test_without_followers_a_replayer_takes_the_snapshots_and_ends(data_dir: Path) -> None:
+    arguments = ("--workers", "1", "--followers", "0", "--snapshot-bytes", "65536")
+    with Server(data_dir, *arguments, segment_bytes=64 * 1024) as server, Client(server.address) as client:
+        client.seed()
+        for n in range(200):
+            place(client, f"o-{n}")
+        [line] = wait_for(server, "snapshot")
+        assert 0 < line["sequence"] <= place(client, "after").sequence
+        eventually(lambda: "replayer 0" not in server.children, "the end of the replayer")
+        assert server.stop() == 0
+        assert not events(server, "replayer 0 died")
+
+
 def test_follower_that_finds_a_damaged_log_ends_and_the_leader_goes_on(data_dir: Path) -> None:
     with Server(data_dir, *FOLLOWED) as server, Client(server.address) as client:
         client.seed()
