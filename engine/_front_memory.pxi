@@ -40,9 +40,10 @@ cdef void* piece_take(size_t size, void* user) noexcept nogil:
 
 cdef void piece_give(void* at, void* user) noexcept nogil:
     cdef Pieces* pieces = <Pieces*>user
-    cdef Piece* piece = <Piece*>(<uint8_t*>at - PIECE_HEAD_BYTES)
+    cdef Piece* piece
     if at == NULL:
         return
+    piece = <Piece*>(<uint8_t*>at - PIECE_HEAD_BYTES)
     if piece.size == 0 or pieces.kept_bytes >= <size_t>PIECES_KEPT_BYTES_MAX:
         free(piece)
         return
@@ -61,10 +62,11 @@ cdef void* piece_take_clear(size_t count_of, size_t size, void* user) noexcept n
 
 
 cdef void* piece_resize(void* at, size_t size, void* user) noexcept nogil:
-    cdef Piece* piece = <Piece*>(<uint8_t*>at - PIECE_HEAD_BYTES)
+    cdef Piece* piece
     cdef void* larger
     if at == NULL:
         return piece_take(size, user)
+    piece = <Piece*>(<uint8_t*>at - PIECE_HEAD_BYTES)
     if piece.size == 0:
         piece = <Piece*>realloc(piece, PIECE_HEAD_BYTES + size)
         return <uint8_t*>piece + PIECE_HEAD_BYTES if piece != NULL else NULL
