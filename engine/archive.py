@@ -112,6 +112,8 @@ class ArchiveFeed:
         self._path = path
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
+        # By shard, what it was told: an archive that has lost some of that since is refused as well.
+        self._promised: dict[int, int] = {}
 
     def send(self, shard: int, orders: Sequence[Row], *, evicted_through: int = 0) -> int:
         """Returns the closing sequence up to which all that was closed is synced; without orders it only asks.
@@ -120,12 +122,13 @@ class ArchiveFeed:
         in order of closing. evicted_through: as ArchiveStore.put_many. Raises ArchiveUnavailable, and then some of them
         may be there: send them again. Raises ArchiveDamaged.
         """
-        for frame in pack(shard, orders, evicted_through):
+        for frame in pack(shard, orders, max(evicted_through, self._promised.get(shard, 0))):
             answer = self._ask(frame)
             if "error" in answer:
                 kind = ArchiveDamaged if answer["damaged"] else ArchiveUnavailable
                 raise kind(self._path, answer["error"])
-        return int(answer["archived_through"])
+        self._promised[shard] = int(answer["archived_through"])
+        return self._promised[shard]
 
     def close(self) -> None:
         if self._socket is not None:

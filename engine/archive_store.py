@@ -123,8 +123,8 @@ class _Store:
         if through < evicted_through:
             raise ArchiveDamaged(
                 str(self.path),
-                f"has what was closed up to sequence {through}, but what was closed up to {evicted_through} has"
-                " left memory: bring back the newest archive there is",
+                f"has what was closed up to sequence {through}, but what was closed up to {evicted_through} was here,"
+                " and has left memory or soon will: bring back the newest archive there is",
             )
         return through
 

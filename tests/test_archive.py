@@ -262,6 +262,32 @@ def test_store_that_vanished_is_not_made_anew_without_what_left_memory(
         feed.send(0, [closed(2)], evicted_through=1)
 
 
+def test_older_copy_is_refused_by_who_was_told_of_more_and_filled_by_who_was_not(
+    running: Process, path: Path, feed: ArchiveFeed, directories: list[Path]
+) -> None:
+    rows = [closed(n) for n in range(1, 101)]
+    assert feed.send(0, rows[:50]) == 50
+    with reader(directories, 0) as store:
+        older = directories[1] / "older"
+        older.mkdir()
+        store.copy(older)
+    assert feed.send(0, rows[50:60]) == 60
+    running.kill()
+    for name in directories[0].glob(f"{FILE}*"):
+        name.unlink()
+    (older / FILE).rename(directories[0] / FILE)
+    again = Process(path, directories)
+    try:
+        with pytest.raises(ArchiveDamaged, match="closed up to sequence 50, but what was closed up to 60 was here"):
+            feed.send(0, rows[60:])
+        next_feed = ArchiveFeed(str(path), PATIENCE_S)
+        assert next_feed.send(0, []) == 50
+        assert next_feed.send(0, rows[50:]) == 100
+        next_feed.close()
+    finally:
+        again.kill()
+
+
 @pytest.mark.parametrize(
     "sent",
     [

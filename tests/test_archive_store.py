@@ -118,7 +118,7 @@ def test_store_that_lacks_what_left_memory_is_refused(store: ArchiveStore, reade
     store.put_many([closed(10, "a")], 10)
     assert store.put_many([], 0, evicted_through=10) == 10
     assert reader.find("shop", "b", evicted_through=10) is None
-    with pytest.raises(ArchiveDamaged, match=r"up to sequence 10, .* up to 11 has left memory"):
+    with pytest.raises(ArchiveDamaged, match=r"up to sequence 10, .* up to 11 was here"):
         reader.find("shop", "a", evicted_through=11)
     with pytest.raises(ArchiveDamaged, match="left memory"):
         store.put_many([closed(12, "b")], 12, evicted_through=11)

@@ -243,7 +243,7 @@ def test_restore_to_any_turn_has_each_order_as_it_was_then(shop: Shop, data_dir:
         ),
         (
             lambda path: spoil(path, "UPDATE meta SET value = 9 WHERE name = 'archived_through'"),
-            r"has what was closed up to sequence 9, but what was closed up to \d+ has left memory",
+            r"has what was closed up to sequence 9, but what was closed up to \d+ was here",
         ),
         (lambda path: spoil(path, "UPDATE meta SET value = zeroblob(16) WHERE name = 'log_id'"), "another log"),
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "malformed"),
