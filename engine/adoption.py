@@ -17,9 +17,14 @@ import structlog
 from engine.channel import Channel, ChannelError, Message
 from engine.child import exit_code
 from engine.errors import JournalLocked
-from engine.limits import HELLO_S_MAX, PREDECESSOR_S_MAX
+from engine.limits import HELLO_BUSY_S_MAX, HELLO_S_MAX, PREDECESSOR_S_MAX
 from engine.listen import Inherited
-from engine.runtime import Children, Process
+from engine.runtime import Children, Process, process_state
+
+# Between two looks at those who have not come.
+POLL_S = 0.05
+# As in /proc/PID/stat: stopped, traced, waiting for a disk.
+STOPPED = frozenset("TtD")
 
 log = structlog.get_logger()
 
@@ -111,9 +116,9 @@ def _hear_hellos(waiting: dict[int, tuple[Process, int]], meeting: socket.socket
     poll.register(meeting, select.POLLIN)
     for _, pidfd in waiting.values():
         poll.register(pidfd, select.POLLIN)
-    until = time.monotonic() + HELLO_S_MAX
-    while expected and (left_s := until - time.monotonic()) > 0:
-        for fd, _ in poll.poll(1_000 * left_s):
+    began = time.monotonic()
+    while expected and _may_come(expected, time.monotonic() - began):
+        for fd, _ in poll.poll(1_000 * POLL_S):
             if fd == meeting.fileno():
                 channel = Channel(_accept(meeting))
                 pid, uid = channel.peer
@@ -147,6 +152,13 @@ def _hear_hellos(waiting: dict[int, tuple[Process, int]], meeting: socket.socket
     for _, channel in callers.values():
         channel.close()
     return found
+
+
+def _may_come(pids: Iterable[int], waited_s: float) -> bool:
+    """Whether it is too early to give all of them up. A machine may be too busy to let them speak at once."""
+    if waited_s < HELLO_S_MAX:
+        return True
+    return waited_s < HELLO_BUSY_S_MAX and any(process_state(pid) not in STOPPED for pid in pids)
 
 
 def _accept(meeting: socket.socket) -> socket.socket:

@@ -148,7 +148,8 @@ def serve(
             snapshot_bytes=snapshot_bytes,
             snapshot_s=snapshot_s,
             heartbeat_ms=heartbeat_ms or HEARTBEAT_MS_DEFAULT,
-            fingerprint=_fingerprint(context.params),
+            # The default of workers depends on the cores that this process may use.
+            fingerprint=_fingerprint(context.params | {"workers": count}),
             until_stdin_ends=until_stdin_ends,
         )
         code = serve_until_signal(settings)

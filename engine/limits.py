@@ -24,6 +24,8 @@ PREDECESSOR_S_MAX: Final = 10.0
 # An orphan looks for the next supervisor this often; one that has not said hello by then is replaced.
 ORPHAN_RETRY_S: Final = 0.05
 HELLO_S_MAX: Final = 0.5
+# Unless it runs, and gets no processor.
+HELLO_BUSY_S_MAX: Final = 3.0
 # A follower that has said nothing for so long is frozen. Longer than a leader may be: nobody waits for it.
 FOLLOWER_SILENT_S_MAX: Final = 10.0
 BEAT_S: Final = 1.0

@@ -325,7 +325,11 @@ class Place:
         """SIGTERM came to it alone."""
         if self._cluster.ending or member.leaving:
             return
-        if member is self.leader and self.serves and self.is_followed:
+        if member is self.follower:
+            # It has nothing to answer.
+            member.leaving = True
+            member.send("close")
+        elif member is self.leader and self.serves and self.is_followed:
             self.hand_over()
         else:
             if member is self.leader:

@@ -55,6 +55,15 @@ def start_time(pid: int) -> int:
     return int(text.rpartition(")")[2].split()[19])
 
 
+def process_state(pid: int) -> str:
+    """As in /proc/PID/stat; empty: there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return text.rpartition(")")[2].split()[0]
+
+
 @contextmanager
 def exclusive(data_dir: Path) -> Iterator[int]:
     """Gives the descriptor that holds the lock. Raises JournalLocked if another supervisor has the data directory."""

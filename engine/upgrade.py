@@ -160,6 +160,10 @@ class Upgrade:
                 raise UpgradeError(f"the new worker {place.number} did not take over; its log lines say why")
         finally:
             place.followed = followed
+            if not followed and place.follower is not None:
+                # One that did not take over; nobody asked for it.
+                place.follower.leaving = True
+                place.follower.send("close")
         await self._until(lambda: not place.retired, DRAIN_S_MAX + CLOSE_S_MAX + POLL_S)
         self._progress(f"worker {place.number} replaced")
 

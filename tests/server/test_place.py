@@ -267,6 +267,15 @@ def test_worker_that_is_terminated_alone_hands_over_and_is_drained_once_the_foll
     assert scene.cluster.map.workers[0].state == WorkerState.SERVING
 
 
+def test_follower_that_is_terminated_alone_ends_and_is_replaced() -> None:
+    scene = Scene()
+    scene.says(scene.follower, "leaving")
+    assert scene.follower.told == ["follow", "close"]
+    scene.ends(scene.follower, Exit.OK)
+    assert scene.cluster.spawned[2].told == ["follow"]
+    assert scene.leader.told == ["start"]
+
+
 def test_worker_that_is_terminated_alone_without_follower_drains_and_is_started_again() -> None:
     scene = Scene(followed=False)
     scene.says(scene.leader, "leaving")
