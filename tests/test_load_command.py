@@ -50,7 +50,7 @@ def everopen_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_log_has_what_the_load_placed(tmp_path: Path, method: str) -> None:
     with Server(tmp_path / "data") as server:
         options = Options(
-            target=server.address, method=method, connections=2, streams=2, seconds=0.2, batch=50, shops=3
+            target=server.address, method=method, connections=2, streams=2, seconds=0.2, warmup_s=0, batch=50, shops=3
         )
         seeded = loadgen.seed(options)
         result = loadgen.run(options)
