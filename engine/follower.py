@@ -220,6 +220,14 @@ class Tail:
             self._channel.say("snapshot_failed", shard=self.shard, how=ended_by(code))
             return
         self._schedule.taken(child.sequence)
+        if self._start.once:
+            self._drop(child)
+        else:
+            # Each segment takes its time, for which a takeover shall not wait.
+            threading.Thread(target=self._drop, args=(child,), name=f"everopen-drop-{self.shard}", daemon=True).start()
+
+    def _drop(self, child: Child) -> None:
+        """Whoever leads meanwhile is not disturbed: the newest segments stay."""
         dropped = drop_behind(self._directory)
         self._channel.say(
             "snapshot",
@@ -260,8 +268,9 @@ class Child:
         return os.waitstatus_to_exitcode(status) if found else None
 
     def kill(self) -> None:
+        """Does not wait: giving back the memory of a large one takes longer than a takeover may."""
         os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        threading.Thread(target=os.waitpid, args=(self._pid, 0), name="everopen-reap", daemon=True).start()
 
 
 def drop_behind(directory: Path) -> int:
