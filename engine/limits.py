@@ -32,6 +32,8 @@ BEAT_S: Final = 1.0
 # Whether workers show a heartbeat is looked at this often.
 WATCH_S: Final = 0.1
 HEARTBEAT_MS_DEFAULT: Final = 1_000
+# A child that was terminated is taken for the only one only after this long.
+LEAVING_S: Final = 0.1
 # A worker that is to give its shards away, and does not, is killed.
 HAND_OVER_S_MAX: Final = 10.0
 # In an upgrade a new process gets this long to start; a follower, which has a log to read, and a successor that one.

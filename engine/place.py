@@ -16,7 +16,7 @@ import structlog
 from engine.channel import Message
 from engine.child import Backoff, Child, ended_by
 from engine.exits import Exit
-from engine.limits import CLOSE_S_MAX, DRAIN_S_MAX, FOLLOWER_SILENT_S_MAX, HAND_OVER_S_MAX
+from engine.limits import CLOSE_S_MAX, DRAIN_S_MAX, FOLLOWER_SILENT_S_MAX, HAND_OVER_S_MAX, LEAVING_S
 from engine.partition_map import PartitionMap, ShardState, WorkerState
 
 log = structlog.get_logger()
@@ -289,7 +289,8 @@ class Place:
                 member.released = True
                 self._released(member)
             case "leaving":
-                self.leave(member)
+                # A signal to all processes reaches the supervisor too, perhaps a moment later.
+                self._cluster.later(LEAVING_S, lambda: self.leave(member))
             case "drained":
                 member.drained = True
                 if not self._cluster.ending:
@@ -323,7 +324,7 @@ class Place:
 
     def leave(self, member: Member) -> None:
         """SIGTERM came to it alone."""
-        if self._cluster.ending or member.leaving:
+        if self._cluster.ending or member.leaving or not member.alive:
             return
         if member is self.follower:
             # It has nothing to answer.

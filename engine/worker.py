@@ -33,6 +33,7 @@ from engine.partition_map import hosted_by
 NOTES_S = 1.0
 # A takeover that takes longer is one that callers should hear of.
 TAKEOVER_S = 0.25
+DRAIN_ALONE_S_MAX = 1
 # For what is no connection: logs, links, listeners, the relay.
 DESCRIPTORS_RESERVED = 1_024
 
@@ -301,9 +302,12 @@ class Worker:
             # Told to end in the middle of a takeover.
             self._listen()
         self._front.drain()
-        complete = await asyncio.to_thread(self._front.drained, float(DRAIN_S_MAX))
+        # If all are to end in the middle of a handover, nobody comes who could answer what waits for a successor.
+        alone = self._handing_over and self.start.worker not in self._links
+        seconds = DRAIN_ALONE_S_MAX if alone else DRAIN_S_MAX
+        complete = await asyncio.to_thread(self._front.drained, float(seconds))
         if not complete:
-            log.warning("calls are cut off", seconds=DRAIN_S_MAX)
+            log.warning("calls are cut off", seconds=seconds)
         self._drained.set()
         self._channel.say("drained")
 

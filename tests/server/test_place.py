@@ -10,7 +10,7 @@ import pytest
 
 from engine.channel import Message
 from engine.exits import Exit
-from engine.limits import FOLLOWER_SILENT_S_MAX, HAND_OVER_S_MAX, RESTART_S_MIN
+from engine.limits import FOLLOWER_SILENT_S_MAX, HAND_OVER_S_MAX, LEAVING_S, RESTART_S_MIN
 from engine.partition_map import PartitionMap, ShardState, WorkerState
 from engine.place import Member, Place, Pulse
 
@@ -98,6 +98,8 @@ class Scene:
     def says(self, member: FakeMember, kind: str, **fields: Any) -> None:
         self.place.heard(member, Message(kind, fields, []))
         self.settle()
+        if kind == "leaving":
+            self.cluster.pass_s(LEAVING_S)
 
     def serves(self, member: FakeMember) -> None:
         self.says(member, "listening")
@@ -265,6 +267,14 @@ def test_worker_that_is_terminated_alone_hands_over_and_is_drained_once_the_foll
     assert scene.place.leader is scene.follower
     assert scene.place.retired == []
     assert scene.cluster.map.workers[0].state == WorkerState.SERVING
+
+
+def test_signal_to_all_processes_begins_no_handover() -> None:
+    scene = Scene()
+    scene.place.heard(scene.leader, Message("leaving", {}, []))
+    scene.cluster.ending = True
+    scene.cluster.pass_s(LEAVING_S)
+    assert scene.leader.told == ["start"]
 
 
 def test_follower_that_is_terminated_alone_ends_and_is_replaced() -> None:
