@@ -40,7 +40,7 @@ class Lookups:
     """From begin() until close(), both on the event loop; after close() the front is not called any more."""
 
     def __init__(self, front: Asking, directories: Sequence[Path], evicted_through: Callable[[int], int]) -> None:
-        """evicted_through: of a shard, the closing sequence up to which orders have left memory."""
+        """evicted_through: of a shard, the closing sequence up to which orders have left memory; called by threads."""
         self._front = front
         self._directories = directories
         self._evicted_through = evicted_through
@@ -62,9 +62,7 @@ class Lookups:
     def _ask(self) -> None:
         loop = asyncio.get_running_loop()
         for token, shard, shop_id, order_id in self._front.take_lookups():
-            # Read before the store is: what has left memory by now is there.
-            through = self._evicted_through(shard)
-            found = loop.run_in_executor(self._threads, self._find, shard, shop_id, order_id, through)
+            found = loop.run_in_executor(self._threads, self._find, shard, shop_id, order_id)
             found.add_done_callback(partial(self._answer, token, shard))
 
     def _answer(self, token: int, shard: int, done: asyncio.Future[bytes | None]) -> None:
@@ -81,8 +79,10 @@ class Lookups:
             log.critical("archived orders cannot be read", shard=shard, error=str(error))
         self._front.answer_lookup(token, None, True)
 
-    def _find(self, shard: int, shop_id: str, order_id: str, evicted_through: int) -> bytes | None:
+    def _find(self, shard: int, shop_id: str, order_id: str) -> bytes | None:
         """None only of a store that has all that has left memory; everything else is an error."""
+        # Before the store is read: what has left memory by now is there.
+        evicted_through = self._evicted_through(shard)
         with self._opening:
             store = self._stores.get(shard)
             if store is None:
