@@ -316,6 +316,9 @@ cdef void sweep_connection(Front* f, Connection* c) noexcept nogil:
                 relay_give_up(s, CODE_DEADLINE_EXCEEDED, b"DEADLINE_EXCEEDED", b"The deadline passed.")
             else:
                 refuse_stream(s, CODE_DEADLINE_EXCEEDED, b"DEADLINE_EXCEEDED", b"The deadline passed.")
+        elif f.draining and s.kind == STREAM_RELAYED and f.now_ns > f.drain_began_ns + DRAIN_RELAYED_NS:
+            # A control server that goes on does not end its watches, and the drain waits for all.
+            relay_give_up(s, CODE_UNAVAILABLE, b"DRAINING", b"The server is going down; watch elsewhere.")
         s = following
     resume_if_room(c)
     guard_sweep(c)

@@ -29,6 +29,7 @@ cdef enum:
     CONNECTION_WINDOW_BYTES = 16777216
     FRAME_BYTES_MAX = 65536
     DRAIN_NOTICE_NS = 1000000000         # what is on its way when a peer hears of the drain may take so long
+    DRAIN_RELAYED_NS = 2000000000        # and a relayed stream, such as a watch, goes on for so long
     LINGER_NS = 1000000000
 
 

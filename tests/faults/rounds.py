@@ -22,6 +22,7 @@ from random import Random
 
 from tests.faults.scene import Scene, until
 from tests.faults.shim import HANG, FailingDisk
+from tests.serving import everopen
 
 MINUTES = float(os.environ.get("EVEROPEN_FAULT_MINUTES", "10"))
 SEED = int(os.environ.get("EVEROPEN_FAULT_SEED", "1"))
@@ -41,11 +42,9 @@ class Round:
         self._blows = blows
         shape = [*self.rng.choice((("1", "1"), ("2", "1"), ("2", "2"), ("3", "2")))]
         arguments = ["--workers", shape[0], "--shards", shape[1]]
-        followers = self.rng.choice("011")
-        arguments += ["--followers", followers]
+        arguments += ["--followers", self.rng.choice("011")]
         if self.rng.random() < 0.5:
             arguments += ["--snapshot-bytes", "65536"]
-        self.alone = (shape[0], followers) == ("1", "0")
         self.shape = " ".join(arguments)
         self.scene = Scene(
             folder / "data", *arguments, load_seed=seed, segment_bytes=1 << 17, environment=self.disk.environment
@@ -54,7 +53,7 @@ class Round:
     def run(self) -> None:
         kinds: list[Callable[[], None]] = [
             self.kill, self.kill, self.kill_supervisor, self.terminate, self.pause, self.freeze, self.crash,
-            self.sick_disk, self.stuck_disk,
+            self.sick_disk, self.stuck_disk, self.upgrade, self.kill_two,
         ]  # fmt: skip
         with self.scene as scene:
             try:
@@ -81,13 +80,18 @@ class Round:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
+    def kill_two(self) -> None:
+        """So that what one death has set going meets the other: in the middle of a takeover, for instance."""
+        self.kill()
+        time.sleep(self.rng.choice((0, 0.02, 0.1)))
+        self.rng.choice((self.kill, self.kill_supervisor))()
+
     def kill_supervisor(self) -> None:
         self._note("kill", "supervisor")
         self.scene.kill("supervisor")
 
     def terminate(self) -> None:
-        # Where nobody else can serve, a drain that waits for those who watch the map closes the door for 30 s.
-        name, pid = self._somebody("worker 0" if self.alone else "")
+        name, pid = self._somebody()
         self._note("terminate", name)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
@@ -112,6 +116,11 @@ class Round:
             while self.scene.server.children.get(name) == pid and time.monotonic() < end:
                 time.sleep(0.05)
             os.kill(pid, signal.SIGCONT)
+
+    def upgrade(self) -> None:
+        self._note("upgrade")
+        done = everopen("upgrade", "--data-dir", self.scene.data_dir)
+        assert done.returncode == 0, done.stderr
 
     def crash(self) -> None:
         self._note("crash")

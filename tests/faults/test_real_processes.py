@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.faults.scene import Scene, process_state
+from tests.faults.scene import Scene, process_state, until
 from tests.serving import Client, order
 
 SEVERAL = ("--workers", "2", "--shards", "2")
@@ -40,3 +40,14 @@ def test_frozen_process_is_waited_for_or_not_needed(tmp_path: Path) -> None:
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         os.kill(pid, signal.SIGCONT)
         scene.progress()
+
+
+def test_lone_worker_that_is_told_to_go_does_not_wait_for_those_who_watch(tmp_path: Path) -> None:
+    """The library's clients watch the map through it, without end, and nobody else can serve meanwhile."""
+    with Scene(tmp_path / "data", "--workers", "1") as scene:
+        scene.progress()
+        pid = scene.pid("worker 0")
+        os.kill(pid, signal.SIGTERM)
+        until(lambda: scene.server.children.get("worker 0", pid) != pid, "another worker")
+        scene.progress()
+        assert "calls are cut off" not in scene.server.stderr
