@@ -53,6 +53,8 @@ class Member(Child):
         self.released = False
         self.leaving = False
         self.drained = False
+        # For standing still: it takes its time to end if it waits for a disk.
+        self.killed = False
         self.pulse = Pulse()
 
 
@@ -429,13 +431,15 @@ class Place:
         leader = self.leader
         if leader is not None and self.serves and leader.pid in heartbeats:
             still_s = leader.pulse.looked(heartbeats[leader.pid], since_last_look_s, look_s_max)
-            if still_s >= still_s_max:
+            if still_s >= still_s_max and not leader.killed:
+                leader.killed = True
                 text = f"{leader.name} shows no heartbeat and is killed"
                 log.error(text, pid=leader.pid, seconds=round(still_s, 3))
                 leader.signal(signal.SIGKILL)
         follower = self.follower
         if follower is not None:
             follower.silent_s += min(since_last_look_s, look_s_max)
-            if follower.silent_s > FOLLOWER_SILENT_S_MAX:
+            if follower.silent_s > FOLLOWER_SILENT_S_MAX and not follower.killed:
+                follower.killed = True
                 log.error(f"{follower.name} says nothing and is killed", pid=follower.pid)
                 follower.signal(signal.SIGKILL)

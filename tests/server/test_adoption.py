@@ -7,11 +7,11 @@ import signal
 from pathlib import Path
 
 from engine import datadir
-from tests.server.test_followers import wait_for
+from tests.server.test_followers import PATIENT, wait_for
 from tests.server.test_supervisor import PATIENCE_S, eventually, log_is_free, partition_map, wait_for_ends
 from tests.serving import Client, Server, everopen, freeze, order
 
-ONE = ("--workers", "1", "--followers", "1")
+ONE = ("--workers", "1", "--followers", "1", *PATIENT)
 
 
 def test_children_serve_on_and_are_adopted_by_the_next_supervisor(data_dir: Path) -> None:

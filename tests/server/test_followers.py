@@ -13,6 +13,8 @@ from engine import datadir
 from tests.server.test_supervisor import PATIENCE_S, eventually
 from tests.serving import Client, Server, everopen, freeze, order
 
+# A machine that is busy with other tests is no reason to kill a worker.
+PATIENT = ("--heartbeat-ms", "20000")
 FOLLOWED = ("--workers", "1", "--followers", "1")
 
 
@@ -37,7 +39,7 @@ def place(client: Client, order_id: str) -> Any:
 
 
 def test_killed_leader_is_taken_over_with_all_that_was_answered(data_dir: Path) -> None:
-    with Server(data_dir, *FOLLOWED) as server, Client(server.address) as client:
+    with Server(data_dir, *FOLLOWED, *PATIENT) as server, Client(server.address) as client:
         client.seed()
         wait_for(server, "following")
         for life in range(2):
@@ -69,7 +71,7 @@ def test_frozen_leader_is_killed_and_taken_over(data_dir: Path) -> None:
 
 
 def test_snapshots_are_taken_on_schedule_two_are_kept_and_segments_go(data_dir: Path) -> None:
-    arguments = (*FOLLOWED, "--snapshot-bytes", "65536")
+    arguments = (*FOLLOWED, *PATIENT, "--snapshot-bytes", "65536")
     with Server(data_dir, *arguments, segment_bytes=64 * 1024) as server, Client(server.address) as client:
         client.seed()
         wait_for(server, "following")
@@ -104,7 +106,7 @@ def test_without_followers_a_replayer_takes_the_snapshots_and_ends(data_dir: Pat
 
 
 def test_follower_that_finds_a_damaged_log_ends_and_the_leader_goes_on(data_dir: Path) -> None:
-    with Server(data_dir, *FOLLOWED) as server, Client(server.address) as client:
+    with Server(data_dir, *FOLLOWED, *PATIENT) as server, Client(server.address) as client:
         client.seed()
         for n in range(50):
             client.orders.PlaceOrder(order(f"o-{n}"))
@@ -126,7 +128,7 @@ def test_follower_that_finds_a_damaged_log_ends_and_the_leader_goes_on(data_dir:
 
 
 def test_worker_terminated_alone_hands_over_and_no_call_fails(data_dir: Path) -> None:
-    with Server(data_dir, *FOLLOWED) as server, Client(server.address) as client:
+    with Server(data_dir, *FOLLOWED, *PATIENT) as server, Client(server.address) as client:
         client.seed()
         wait_for(server, "following")
         leader, follower = (server.children[name] for name in ("worker 0", "follower 0"))

@@ -222,7 +222,7 @@ def test_frozen_leader_is_killed_once_its_heartbeat_stands_still_for_long_enough
     assert scene.leader.signals == []
     for _ in range(2):
         scene.place.watch({scene.leader.pid: 29}, LOOK_S, LOOK_S, 1.0)
-    assert scene.leader.signals[0] == signal.SIGKILL
+    assert scene.leader.signals == [signal.SIGKILL]
     assert scene.place.leader is scene.leader, "takeover begins only at its exit"
 
 
@@ -245,7 +245,7 @@ def test_follower_that_says_nothing_is_killed() -> None:
     for look in range(int(FOLLOWER_SILENT_S_MAX / LOOK_S) + 2):
         beats[scene.leader.pid] = look
         scene.place.watch(beats, LOOK_S, LOOK_S, 1.0)
-    assert scene.follower.signals[0] == signal.SIGKILL
+    assert scene.follower.signals == [signal.SIGKILL]
     assert scene.leader.signals == []
 
 

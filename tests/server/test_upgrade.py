@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.server.test_followers import wait_for
+from tests.server.test_followers import PATIENT, wait_for
 from tests.server.test_supervisor import PATIENCE_S
 from tests.serving import ROOT, Client, Server, everopen, order
 
@@ -48,8 +48,8 @@ class Caller(threading.Thread):
 @pytest.mark.parametrize(
     "arguments",
     [
-        pytest.param(("--workers", "2", "--followers", "1"), id="two workers, one of which hosts"),
-        pytest.param(("--workers", "1", "--followers", "0"), id="the smallest"),
+        pytest.param(("--workers", "2", "--followers", "1", *PATIENT), id="two workers, one of which hosts"),
+        pytest.param(("--workers", "1", "--followers", "0", *PATIENT), id="the smallest"),
     ],
 )
 def test_upgrade_under_load_replaces_every_process_and_fails_no_call(
@@ -58,7 +58,7 @@ def test_upgrade_under_load_replaces_every_process_and_fails_no_call(
     with Server(data_dir, *arguments) as server:
         with Client(server.address) as client:
             client.seed()
-        if "1" in arguments[3:]:
+        if arguments[3] == "1":
             wait_for(server, "following")
         before = server.children
         caller = Caller(server.address)
