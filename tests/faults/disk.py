@@ -111,7 +111,8 @@ class Disk:
         self.wishes.clear()
         self.late.clear()
         self.full = False
-        files = {id(file): file for names in (self.names, *self.changes) for file in names.values() if file}
+        held: list[dict[str, File | None]] = [{**self.names}, *self.changes]
+        files = {id(file): file for names in held for file in names.values() if file}
         keep = self._keep_some()
         durable = self.names.get("durable")
         for file in files.values():

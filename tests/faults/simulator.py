@@ -11,6 +11,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from engine._core import SimulatedEngine, SimulatedFollower, simulate_without
@@ -89,11 +90,11 @@ class World:
             does.FOLLOW: self._follow,
             does.SPARE: lambda step: self._with_follower(lambda follower: follower.prepare()),
             does.SNAPSHOT: lambda step: self._with_follower(self._snapshot),
-            does.DROP: lambda step: self._with_follower(lambda follower: follower.drop_segments()),
+            does.DROP: lambda step: self._with_follower(self._drop),
             does.CRASH: lambda step: self._crash(power=False),
             does.POWER: lambda step: self._crash(power=True),
-            does.CRASH_IN: lambda step: self.disk.crash_in(step.count, power=False),
-            does.POWER_IN: lambda step: self.disk.crash_in(step.count, power=True),
+            does.CRASH_IN: lambda step: self.disk.crash_in(step.number, power=False),
+            does.POWER_IN: lambda step: self.disk.crash_in(step.number, power=True),
             does.TAKEOVER: self._take_over,
             does.WISH: self._wish,
             does.FULL: lambda step: setattr(self.disk, "full", True),
@@ -106,7 +107,7 @@ class World:
         try:
             for step in steps:
                 self._begin(step)
-                self._guarded(lambda step=step: self.actions[step.action](step))
+                self._guarded(partial(self.actions[step.action], step))
             self._finish()
         except Refused:
             self.seen["refused"] += 1
@@ -361,12 +362,15 @@ class World:
 
     def _follow(self, step: Step) -> None:
         def follow(follower: SimulatedFollower) -> None:
-            follower.follow(step.count or 1_000_000)
+            follower.follow(step.number or 1_000_000)
             if follower.sequence == self.model.sequence:
                 self.seen["follower compared"] += 1
                 self._compare_follower(follower)
 
         self._with_follower(follow)
+
+    def _drop(self, follower: SimulatedFollower) -> None:
+        self.seen["segment dropped"] += follower.drop_segments()
 
     def _compare_follower(self, follower: SimulatedFollower) -> None:
         try:

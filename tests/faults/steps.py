@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from everopen.v1 import inventory_service_pb2 as inventory
 from everopen.v1 import order_service_pb2 as orders
+from everopen.v1.inventory_pb2 import BACKORDER_POLICY_ALLOW
 from tests import reference_fields as fields
 from tests.faults import damage
 from tests.faults.disk import Fault
@@ -38,7 +39,7 @@ class Step(NamedTuple):
     method: int = 0
     request: bytes = b""
     # Of a crash: after so many operations. Of a follower: so many records.
-    count: int = 0
+    number: int = 0
     # A fault that is wished for, or a kind of damage.
     fault: str = ""
 
@@ -49,7 +50,7 @@ class Step(NamedTuple):
         if self.action == COMMAND:
             request = fields.REQUESTS[self.method].FromString(self.request)
             text += f" {type(request).__name__} " + " ".join(str(request).split())
-        return text + (f" {self.count}" if self.count else "") + (f" {self.fault}" if self.fault else "")
+        return text + (f" {self.number}" if self.number else "") + (f" {self.fault}" if self.fault else "")
 
 
 class Mix(NamedTuple):
@@ -114,9 +115,9 @@ class _Maker:
             if action == COMMAND:
                 self._command()
             elif action in (CRASH_IN, POWER_IN):
-                self._add(action, count=chosen.choice((1, 2, 3, 5, 8, 13, 30)))
+                self._add(action, number=chosen.choice((1, 2, 3, 5, 8, 13, 30)))
             elif action == FOLLOW:
-                self._add(action, count=chosen.choice((1, 5, 1_000)))
+                self._add(action, number=chosen.choice((1, 5, 1_000)))
             elif action in (WISH, DAMAGE):
                 self._add(action, fault=chosen.choices(list(self.mix.faults), list(self.mix.faults.values()))[0])
             else:
@@ -141,9 +142,9 @@ class _Maker:
             # The wall is set, by a little or by a lot.
             self.wall_ns += self.random.choice((-3_600, -1, 1, 60, 3_600)) * SECOND + self.random.randrange(999) * MS
 
-    def _add(self, action: str, method: int = 0, request: bytes = b"", count: int = 0, fault: str = "") -> None:
+    def _add(self, action: str, method: int = 0, request: bytes = b"", number: int = 0, fault: str = "") -> None:
         seed, real_ns = self.random.getrandbits(32), START_NS + self.boot_ns - BOOT_NS + self.wall_ns
-        self.steps.append(Step(action, seed, real_ns, self.boot_ns, method, request, count, fault))
+        self.steps.append(Step(action, seed, real_ns, self.boot_ns, method, request, number, fault))
 
     def _send(self, method: int, request: Message) -> None:
         self.sent.append((method, request.SerializeToString()))
@@ -227,7 +228,7 @@ class _Maker:
             sku_id=sku,
             price_minor=PRICE,
             reserve_ttl_ms=HOLD_MS,
-            backorder_policy=self.random.choice((0, 2)),
+            backorder_policy=self.random.choice((None, BACKORDER_POLICY_ALLOW)),
             buyer_limit_per_window=self.random.choice((0, 0, 6)),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import sys
 import time
 from collections import Counter
@@ -35,9 +36,15 @@ def report(seed: int, mutant: str = "", mix: Mix | None = None) -> str:
     wrong, _ = run(seed, steps, mutant)
     if not wrong:
         return ""
-    short = shrink(steps, lambda fewer: bool(run(seed, fewer, mutant)[0]))
+    kind = _kind_of(wrong)
+    short = shrink(steps, lambda fewer: _kind_of(run(seed, fewer, mutant)[0]) == kind)
     lines = [f"seed {seed} ({(mix or mix_of(seed)).name}), {len(steps)} steps: {wrong}"]
     return "\n".join([*lines, f"shrunk to {len(short)} steps: {run(seed, short, mutant)[0]}", *map(str, short)])
+
+
+def _kind_of(wrong: str) -> str:
+    """Without numbers, so that a shorter sequence counts only if it fails in the same way."""
+    return re.sub("[0-9]+", "", wrong.partition("\n")[0])
 
 
 def run_chunk(seeds: list[int], mutant: str = "", mix: Mix | None = None) -> Outcome:
