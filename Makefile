@@ -56,6 +56,9 @@ fuzz: build ## feed the decoders and the state machine random input; EVEROPEN_FU
 faults: build ## kill, freeze and starve real processes under concurrent callers; EVEROPEN_FAULT_MINUTES sets how long
 	$(PYTHON) -m tests.faults.rounds
 
+torture: build ## the simulated faults by the hour; EVEROPEN_TORTURE_HOURS sets how many, EVEROPEN_SEED where it begins
+	.venv/bin/everopen torture --seed $${EVEROPEN_SEED:-1000000} --hours $${EVEROPEN_TORTURE_HOURS:-1}
+
 test-asan: build ## the suites of the native core under the address and undefined-behaviour sanitizers
 	scripts/variant.sh asan -m "not long"
 

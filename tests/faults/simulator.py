@@ -16,15 +16,17 @@ from typing import Any
 
 from engine._core import SimulatedEngine, SimulatedFollower, simulate_without
 from engine.errors import JournalDamaged, JournalFormatError, ProcessDied, ReplayMismatch, SnapshotDamaged
+from everopen.v1 import log_pb2
 from tests.faults import steps as does
 from tests.faults.disk import Crash, Disk, Fault
 from tests.faults.steps import MS, Step
 from tests.machines import LOG_ID, Result, ask_model, read_fault
 from tests.reference import Model
-from tests.reference_fields import RESPONSES, TICK
+from tests.reference_fields import EVICT, REQUESTS, RESPONSES, RESTORE, TICK
 from tests.reference_state import Order
 
-WINDOW_MS = 3_600_000
+# With the short one orders leave memory, and come back with the next command on them.
+WINDOWS_MS = (3_600_000, 3_600_000, 10_000)
 ENTRIES_MAX = 10_000
 SEGMENT_BYTES = (40_960, 65_536, 131_072)
 OPENINGS_MAX = 12
@@ -63,7 +65,8 @@ class World:
         self.disk = Disk()
         self.random = random.Random(seed)
         self.segment_bytes = self.random.choice(SEGMENT_BYTES)
-        self.model = Model(LOG_ID, WINDOW_MS, ENTRIES_MAX)
+        self.window_ms = self.random.choice(WINDOWS_MS)
+        self.model = Model(LOG_ID, self.window_ms, ENTRIES_MAX)
         self.engine: SimulatedEngine | None = None
         self.follower: SimulatedFollower | None = None
         self.asked: deque[Asked] = deque()
@@ -100,6 +103,7 @@ class World:
             does.FULL: lambda step: setattr(self.disk, "full", True),
             does.FREE: lambda step: setattr(self.disk, "full", False),
             does.DAMAGE: self._damage,
+            does.EVICT: lambda step: self._evict(),
         }
 
     def run(self, steps: list[Step]) -> None:
@@ -153,13 +157,13 @@ class World:
             taking_over = None
         try:
             if taking_over is not None:
-                engine = taking_over.promote(WINDOW_MS, ENTRIES_MAX)
+                engine = taking_over.promote(self.window_ms, ENTRIES_MAX)
             else:
                 engine = SimulatedEngine(
                     self.disk,
                     LOG_ID,
                     segment_bytes=self.segment_bytes,
-                    idempotency_window_ms=WINDOW_MS,
+                    idempotency_window_ms=self.window_ms,
                     idempotency_entries_max=ENTRIES_MAX,
                 )
         except REFUSALS as refusal:
@@ -225,12 +229,29 @@ class World:
     # Commands
 
     def _ask(self, method: int, request: bytes) -> None:
+        """As the host does it: an order that is not in memory comes back before the command on it."""
+        order_id = getattr(REQUESTS[method].FromString(request), "order_id", "") if self.model.archive else ""
+        item = next((item for item, order in self.model.archive.items() if order.id == order_id), None)
+        if item is not None:
+            self._execute(RESTORE, log_pb2.Restore(shop_id=does.SHOP, item=item).SerializeToString())
+            self.seen["restore"] += 1
+        self._execute(method, request)
+
+    def _evict(self) -> None:
+        """What is certain is in the archive. Committed at once, so that what has left memory is always known."""
+        self._commit()
+        self._execute(EVICT, log_pb2.Evict(closed_sequence=self.model.sequence).SerializeToString())
+        self._commit()
+        self.seen["evicted"] += bool(self.model.archive)
+
+    def _execute(self, method: int, request: bytes) -> None:
         engine = self._leader()
         code, answer, needed = engine.execute(method, request, self.real_ns, self.boot_ns)
         if code:
             result = Result(code, *read_fault(answer), None, 0)
         else:
-            result = Result(0, "", "", RESPONSES[method].FromString(answer), needed)
+            response = RESPONSES[method].FromString(answer) if method in RESPONSES else None
+            result = Result(0, "", "", response, needed)
         if result.reason == "LOG_FULL":
             self.seen["log full"] += 1
             return
@@ -324,7 +345,7 @@ class World:
         if (outcome, sequence) == (response.outcome, response.sequence):
             self.seen["answered again"] += response.duplicate
             return
-        if self.model.time_ms - time_ms < WINDOW_MS:
+        if self.model.time_ms - time_ms < self.window_ms:
             raise Wrong(
                 f"outcome {outcome} and sequence {sequence} were acknowledged, and now "
                 f"outcome {response.outcome} and sequence {response.sequence} for the same id"

@@ -28,7 +28,7 @@ PRICE = 10
 COMMAND, TICK, COMMIT, TAKE, SEAL, PREPARE = "command", "tick", "commit", "take", "seal", "prepare"
 FOLLOW, SPARE, SNAPSHOT, DROP = "follow", "spare", "snapshot", "drop"
 CRASH, CRASH_IN, POWER, POWER_IN, TAKEOVER = "crash", "crash in", "power", "power in", "takeover"
-WISH, FULL, FREE, DAMAGE = "wish", "full", "free", "damage"
+WISH, FULL, FREE, DAMAGE, EVICT = "wish", "full", "free", "damage", "evict"
 
 
 class Step(NamedTuple):
@@ -61,7 +61,19 @@ class Mix(NamedTuple):
     faults: dict[str, int]
 
 
-WORK = {COMMAND: 100, TICK: 8, COMMIT: 26, TAKE: 5, SEAL: 4, PREPARE: 9, FOLLOW: 9, SPARE: 2, SNAPSHOT: 3, DROP: 2}
+WORK = {
+    COMMAND: 100,
+    TICK: 8,
+    COMMIT: 26,
+    TAKE: 5,
+    SEAL: 4,
+    PREPARE: 9,
+    FOLLOW: 9,
+    SPARE: 2,
+    SNAPSHOT: 3,
+    DROP: 2,
+    EVICT: 3,
+}
 ENDS = {CRASH: 2, CRASH_IN: 4, POWER: 3, POWER_IN: 4, TAKEOVER: 2}
 HARMLESS: dict[str, int] = {Fault.SHORT_WRITE: 2, Fault.WRITE_ERROR: 1, Fault.SYNC_ERROR: 2}
 LIES: dict[str, int] = {Fault.MISDIRECTED_WRITE: 1, Fault.LOST_WRITE: 1}
