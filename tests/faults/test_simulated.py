@@ -27,20 +27,21 @@ from tests.faults.steps import (
     steps_of,
 )
 
-ORDINARY_SEEDS = 2_500
+ORDINARY_SEEDS = 2_000
 # What the ordinary seeds must have met at least, so that a run in which nothing happens does not pass.
 MET = {
     "acknowledged": 40_000,
     "answered again": 20_000,
     "bit rot in a record": 10,
     "bit rot in the log": 10,
-    "crash": 2_000,
-    "follower compared": 3_000,
+    "crash": 1_500,
+    "evicted": 40,
+    "follower compared": 2_000,
     "follower crashed": 80,
     "follower refused": 100,
-    "hold ended": 1_500,
+    "hold ended": 1_000,
     "kept unacknowledged": 1_000,
-    "late write": 300,
+    "late write": 60,
     "log full": 200,
     "lost file": 10,
     "lost unacknowledged": 8_000,
@@ -53,13 +54,14 @@ MET = {
     "process died": 250,
     "refused": 200,
     "replaced block": 10,
+    "restore": 100,
     "short write": 200,
     "snapshot": 800,
     "start": 4_000,
     "swapped files": 10,
     "sync error": 250,
     "takeover": 700,
-    "torn write": 300,
+    "torn write": 150,
     "write error": 120,
     "write lost with the power": 600,
 }
