@@ -230,11 +230,15 @@ class World:
 
     def _ask(self, method: int, request: bytes) -> None:
         """As the host does it: an order that is not in memory comes back before the command on it."""
+        self._leader()
         order_id = getattr(REQUESTS[method].FromString(request), "order_id", "") if self.model.archive else ""
         item = next((item for item, order in self.model.archive.items() if order.id == order_id), None)
         if item is not None:
-            self._execute(RESTORE, log_pb2.Restore(shop_id=does.SHOP, item=item).SerializeToString())
-            self.seen["restore"] += 1
+            restore = log_pb2.Restore(shop_id=does.SHOP, item=item).SerializeToString()
+            # Once: the model learns of it when it is durable.
+            if not any(asked.request == restore for asked in self.asked):
+                self._execute(RESTORE, restore)
+                self.seen["restore"] += 1
         self._execute(method, request)
 
     def _evict(self) -> None:
