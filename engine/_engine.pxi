@@ -5,6 +5,12 @@ import re as _re
 SNAPSHOT_NAME = _re.compile("snapshot-([0-9]{20})[.]snap")
 
 
+def _boot():
+    """A number, not 0, of the time since this machine was started."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return int(file.read().replace("-", "")[:16], 16) | 1
+
+
 cdef class Engine:
     """One shard, open for work. See the stub for what its methods promise."""
     cdef Shard shard
@@ -36,6 +42,8 @@ cdef class Engine:
         self.writer = writer
         self.journal = &writer.journal
         self.shard = shard
+        clock_keep(&self.clock, <KeptClock*>(self.journal.durable_map + DURABLE_CLOCK_AT), _boot(),
+                   <int64_t>journal_now_ns(CLOCK_BOOTTIME))
         self.ahead = threading.Thread(target=self._stay_ahead, name="everopen-memory", daemon=True)
         self.ahead.start()
         return 0

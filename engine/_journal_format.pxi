@@ -30,6 +30,7 @@ cdef enum:
     DURABLE_SLOT_BYTES = 64
     DURABLE_SLOT_SPACING = 2048          # apart, so that one broken sector does not take both
     DURABLE_SLOT_CRC_AT = 60
+    DURABLE_CLOCK_AT = 1040              # KeptClock: for who leads next on this machine, as long as it runs
     DURABLE_INTENT_AT = 1024             # segment << 32 | where the block on its way ends, in units of 4 KiB
 
 cdef enum:

@@ -87,3 +87,26 @@ def test_clock_step_of_just_over_a_second_is_not_believed(room: Room) -> None:
     before = room.after(0)
     assert room.after(0, SECOND_NS + 1) == before
     assert room.clock.alarms == 1
+
+
+def test_clock_of_a_process_that_goes_on_after_a_step_is_slewed(room: Room) -> None:
+    kept = clock_probe.Kept()
+    room.clock.keep(kept, 7, room.boot_ns)
+    before_ms = room.after(SECOND_NS)
+    room.clock = clock_probe.Clock()
+    room.clock.keep(kept, 7, room.boot_ns)
+    # The wall was set while nobody looked; a second passed.
+    after_ms = room.after(SECOND_NS, HOUR_NS)
+    assert 1_000 <= after_ms - before_ms <= 1_050
+    assert room.clock.alarms == 1
+
+
+def test_clock_of_another_boot_is_not_gone_on_with(room: Room) -> None:
+    kept = clock_probe.Kept()
+    room.clock.keep(kept, 7, room.boot_ns)
+    room.after(SECOND_NS)
+    room.clock = clock_probe.Clock()
+    room.boot_ns = BOOT_NS // 2
+    room.clock.keep(kept, 8, room.boot_ns)
+    assert room.after(0, HOUR_NS) == room.wall_ns // 1_000_000
+    assert room.clock.alarms == 0
