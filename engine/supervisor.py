@@ -157,7 +157,10 @@ class Supervisor:
     def begin(self, place: Place, member: Member, kind: str) -> None:
         shared, direct = self._listeners.shared, self._listeners.direct[place.number]
         fields: dict[str, Any] = {}
-        if kind != "start":
+        if kind == "start":
+            # Nobody else reads these logs, so nobody need know their level beforehand.
+            fields = {"raise_level": place.follower is None}
+        else:
             fields = {"snapshot_bytes": self.settings.snapshot_bytes, "snapshot_s": self.settings.snapshot_s}
             fields["archive"] = self.archive.path
             # Nobody else needs it to be there.

@@ -34,6 +34,8 @@ NOTES_S = 1.0
 # A takeover that takes longer is one that callers should hear of.
 TAKEOVER_S = 0.25
 DRAIN_ALONE_S_MAX = 1
+# Orders in memory with which a level may be raised while they are served: some hundred milliseconds.
+RAISE_ORDERS_MAX = 1_000_000
 # For what is no connection: logs, links, listeners, the relay.
 DESCRIPTORS_RESERVED = 1_024
 
@@ -60,6 +62,8 @@ class Start:
     follow: dict[str, Any] = field(default_factory=dict)
     # Whether it stands by only until it has written a snapshot.
     once: bool = False
+    # Whether logs of an older level may be raised before anything is served.
+    raise_level: bool = False
 
     @classmethod
     def of(cls, message: Message) -> Start:
@@ -181,9 +185,7 @@ class Worker:
                 self._archived[message["shard"]] = message["sequence"]
                 self._evict(message["shard"])
             case "raise_level":
-                # Who gives its shards away logs nothing more: the next one is told too.
-                for shard in () if self._handing_over else self._engines:
-                    self._front.raise_level(shard)
+                self._raise_levels()
             case "hand_over":
                 if not self._handing_over:
                     self._handing_over = True
@@ -245,6 +247,17 @@ class Worker:
         self._channel.say("recovered", **self._recovered[shard])
         self._evict(shard)
 
+    def _raise_levels(self) -> None:
+        if self._handing_over:
+            # Who gives its shards away logs nothing more: the next one is told too.
+            return
+        for shard, engine in self._engines.items():
+            if engine.counts()["orders"] <= RAISE_ORDERS_MAX:
+                self._front.raise_level(shard)
+            else:
+                # All of them are looked at in one go.
+                log.warning("too many orders to raise the level while serving; a restart does it", shard=shard)
+
     def _evict(self, shard: int) -> None:
         """Lets go of what the archive has, as soon as both are known."""
         if shard in self._engines and shard in self._archived and not self._handing_over:
@@ -258,6 +271,8 @@ class Worker:
 
     def _open(self, directory: Path) -> Engine:
         engine = Engine(str(directory), **self.start.sizes)
+        if self.start.raise_level:
+            engine.raise_level()
         if self.start.expect_orders:
             engine.expect(self.start.expect_orders)
         return engine
