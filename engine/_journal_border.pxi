@@ -3,8 +3,12 @@
 import fcntl
 import os
 import threading
+import time
 
 from engine.errors import JournalDamaged, JournalFormatError, JournalFull, JournalLocked, JournalNoSpace
+
+# Seconds for which a lock that is held may be one that a tool only tries.
+LOCK_S_MAX = 0.1
 
 
 cdef object _raise_log_fault(LogReader* r, str directory):
@@ -203,12 +207,22 @@ def _sync_path(path):
         os.close(fd)
 
 
-def _locked_file(path):
-    """An open descriptor that holds the lock, or JournalLocked."""
-    fd = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT, 0o640)
+def _locks(fd):
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        return False
+    return True
+
+
+def _locked_file(path):
+    """An open descriptor that holds the lock, or JournalLocked."""
+    fd = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT, 0o640)
+    # Tools try the lock for a moment, to see whether an engine runs.
+    until = time.monotonic() + LOCK_S_MAX
+    while not _locks(fd) and time.monotonic() < until:
+        time.sleep(LOCK_S_MAX / 50)
+    if not _locks(fd):
         holder = os.pread(fd, 20, 0).strip()
         os.close(fd)
         raise JournalLocked(path, int(holder) if holder.isdigit() else None) from None

@@ -86,14 +86,11 @@ cdef int open_zeros(Disk* disk, const char* name, uint64_t bytes) noexcept nogil
 
 # The spare segment under the temporary name of the current one. 0: there is none.
 cdef bint journal_take_spare(Journal* j, const char* name) noexcept nogil:
-    cdef int fd = open_zeros(j.disk, b"spare.tmp", j.segment_bytes)
-    if fd < 0:
-        return False
+    # Its name first: another process may be about to replace what it stands for.
     if j.disk.rename(j.disk, b"spare.tmp", name, True) != 0:
-        j.disk.close(j.disk, fd)
         return False
-    j.fd = fd
-    return True
+    j.fd = open_zeros(j.disk, name, j.segment_bytes)
+    return j.fd >= 0
 
 
 cdef void journal_prepare_end(Journal* j, int error, int fd) noexcept nogil:

@@ -247,9 +247,8 @@ cdef int read_allocations(SnapshotReader* r, const Line* lines, int line_count, 
 
 # An id behind the one before it cannot have been there; another one is looked for.
 cdef bint order_is_known(SnapshotReader* r, Span id) noexcept nogil:
-    cdef bint behind = r.last_order.size == 0 or compare_ids(r.last_order, id) < 0
-    r.last_order = id
-    if behind:
+    if r.last_order.size == 0 or compare_ids(r.last_order, id) < 0:
+        r.last_order = id
         return False
     index_now(r)
     return find_order(r.s, r.shop, id) != 0
