@@ -7,6 +7,7 @@ load and when each kill comes; where in the server's work it lands is up to the 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import queue
 import signal
@@ -70,7 +71,9 @@ class Load:
 
     def _count(self, answers: int) -> None:
         if answers >= self.kill_at:
-            self.server.process.send_signal(signal.SIGKILL)
+            # All of it: workers would outlive their supervisor. Others may have come before.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.server.process.pid, signal.SIGKILL)
 
     def _calls(self, client: Client, thread: int) -> None:
         rng = Random(self.seeds[thread])
@@ -106,7 +109,9 @@ class Load:
     def _is_dead(self, error: Any) -> bool:
         """False, which ends the load: what the death of the server looks like. Any other error is one of ours."""
         if error.code() != grpc.StatusCode.UNAVAILABLE:
-            self.server.process.send_signal(signal.SIGKILL)
+            # All of it: workers would outlive their supervisor. Others may have come before.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.server.process.pid, signal.SIGKILL)
             raise error
         return False
 

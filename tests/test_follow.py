@@ -263,6 +263,8 @@ def test_snapshot_without_room_fails_and_leaves_nothing(log: Path) -> None:
     leader = led(log, 1_000)
     follower = behind(log)
     catch_up(follower)
+    # It would not survive the limit, which is the whole process's.
+    leader.close()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -274,4 +276,3 @@ def test_snapshot_without_room_fails_and_leaves_nothing(log: Path) -> None:
         signal.signal(signal.SIGXFSZ, before)
     assert code == 1
     assert not list(log.glob("snapshot*"))
-    leader.close()
