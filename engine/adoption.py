@@ -134,6 +134,12 @@ def _hear_hellos(waiting: dict[int, tuple[Process, int]], meeting: socket.socket
                 if message is None:
                     channel.close()
                     continue
+                if pid not in waiting:
+                    # Its end was seen before its hello, in one and the same look.
+                    for passed in message.fds:
+                        os.close(passed)
+                    channel.close()
+                    continue
                 expected.discard(pid)
                 orphan = Orphan(message["name"], pid, waiting[pid][1], channel, message.fields, message.fds)
                 if message["fingerprint"] == fingerprint:
@@ -143,8 +149,11 @@ def _hear_hellos(waiting: dict[int, tuple[Process, int]], meeting: socket.socket
                     orphan.close_fds()
                     channel.close()
             else:
+                pid = next((pid for pid, (_, pidfd) in waiting.items() if pidfd == fd), 0)
+                if pid == 0:
+                    # Its hello came first, in the same look: whoever adopts it sees its end.
+                    continue
                 poll.unregister(fd)
-                [pid] = [pid for pid, (_, pidfd) in waiting.items() if pidfd == fd]
                 expected.discard(pid)
                 del waiting[pid]
                 exit_code(fd)

@@ -9,14 +9,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, NoReturn
 
 import structlog
 
 from engine.channel import Channel, ChannelError, Message
 from engine.exits import Exit
-from engine.limits import ORPHAN_RETRY_S, RESTART_RESET_S, RESTART_S_MAX, RESTART_S_MIN
+from engine.limits import BEAT_S, ORPHAN_RETRY_S, RESTART_RESET_S, RESTART_S_MAX, RESTART_S_MIN
 
 log = structlog.get_logger()
 
@@ -67,15 +67,30 @@ class Child:
         return self.pid != 0
 
     def start(self, module: str, inherited: Sequence[int] = ()) -> None:
-        """`python -m MODULE`; `inherited` are descriptors that stay open in it, whatever it knows of them."""
+        """`python -m MODULE`; `inherited` are descriptors that stay open in it, whatever it knows of them.
+
+        Without memory, descriptors or processes for it, it is as if it had died at once.
+        """
+        try:
+            self._start(module, inherited)
+        except OSError as error:
+            log.error(f"{self.name} cannot be started", error=str(error))
+            asyncio.get_running_loop().call_soon(self._ended, self, None)
+
+    def _start(self, module: str, inherited: Sequence[int]) -> None:
         channel, other = Channel.pair()
         fds = (other.fileno(), *inherited)
         command = [sys.executable, "-m", module, "--channel", str(fds[0]), "--name", self.name]
         # Standard output is the supervisor's alone: programs wait for its line, and for its end.
-        with other:
+        with other, ExitStack() as stack:
+            stack.callback(channel.close)
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=fds)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            pidfd = os.pidfd_open(process.pid)
+            stack.pop_all()
         self._process = process
-        self._watch(process.pid, os.pidfd_open(process.pid), channel)
+        self._watch(process.pid, pidfd, channel)
 
     def adopt(self, pid: int, pidfd: int, channel: Channel) -> None:
         """A process that a former supervisor left, or this one before it replaced its own program."""
@@ -98,7 +113,9 @@ class Child:
 
     def signal(self, number: int) -> None:
         if self.alive:
-            signal.pidfd_send_signal(self._pidfd, number)
+            # Who was adopted is reaped by init, perhaps before its end is seen here.
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
 
     def _read(self) -> None:
         """Everything that has come."""
@@ -211,6 +228,13 @@ async def messages(channel: Channel, state: Callable[[], State] = lambda: ({}, [
                 await asyncio.Event().wait()
             _come_back(channel, home, state)
         loop.add_reader(channel.fileno(), readable.set)
+
+
+async def beats(channel: Channel) -> None:
+    """Says for ever that this process, or its loop, does not stand still."""
+    while True:
+        channel.say("beat")
+        await asyncio.sleep(BEAT_S)
 
 
 async def _leave(channel: Channel, terminated: asyncio.Event) -> None:

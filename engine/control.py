@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection
 
 from engine._core import Board, give_way
 from engine.channel import Channel
-from engine.child import adopted, messages, run_to_the_end
+from engine.child import adopted, beats, messages, run_to_the_end
 from engine.limits import LIMITS
 from engine.logs import configure
 from engine.partition_map import PARTITIONS, PartitionMap
@@ -160,6 +160,8 @@ async def work(channel: Channel) -> None:
     server = make_server(cluster, start["path"])
     await server.start()
     channel.say("listening")
+    # Kept, since a loop forgets tasks that nobody holds.
+    beating = asyncio.create_task(beats(channel))
     async for message in heard:
         match message.kind:
             case "cluster":
@@ -169,6 +171,7 @@ async def work(channel: Channel) -> None:
                 cluster.end_watches()
                 stopping = asyncio.create_task(server.stop(GRACE_S))
             case "close":
+                beating.cancel()
                 await stopping
                 return
             case _:

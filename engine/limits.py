@@ -29,6 +29,11 @@ HELLO_BUSY_S_MAX: Final = 3.0
 # A follower that has said nothing for so long is frozen. Longer than a leader may be: nobody waits for it.
 FOLLOWER_SILENT_S_MAX: Final = 10.0
 BEAT_S: Final = 1.0
+# One that has said nothing for so long is not relied on to take over.
+FOLLOWER_QUIET_S_MAX: Final = 3.0
+# A follower that is told to lead listens by then, or is killed; as does a worker that has just been started.
+PROMOTION_S_MAX: Final = 5.0
+LISTEN_S_MAX: Final = 30.0
 # Whether workers show a heartbeat is looked at this often.
 WATCH_S: Final = 0.1
 HEARTBEAT_MS_DEFAULT: Final = 1_000
@@ -108,5 +113,6 @@ _demand(2 * LISTEN_ADDRESSES_MAX + 2 <= CHANNEL_FDS_MAX, "what a worker begins w
 _demand(2 * LIMITS["RECORD_BYTES_MAX"] <= ARCHIVE_FRAME_BYTES_MAX // 2, "an order, and as much again, fits a batch")
 _demand(RESTART_S_MIN < RESTART_S_MAX < RESTART_RESET_S, "a child that dies at once each time waits ever longer")
 _demand(3 * ORPHAN_RETRY_S < HELLO_S_MAX, "an orphan tries more than once before it is given up")
+_demand(2 * BEAT_S < FOLLOWER_QUIET_S_MAX < FOLLOWER_SILENT_S_MAX, "one missed beat makes nobody quiet")
 _demand(3 * BEAT_S < FOLLOWER_SILENT_S_MAX, "a follower that misses a beat is not frozen")
 _demand(3 * WATCH_S * 1_000 < HEARTBEAT_MS_DEFAULT, "a worker's heartbeat is seen more than once before it is given up")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
+from typing import TextIO
 
 import structlog
 
@@ -12,6 +15,24 @@ _names: dict[str, str | int] = {}
 def name(**names: str | int) -> None:
     """names: stand in every line from now on, as which process it is that speaks."""
     _names.update(names)
+
+
+def say(line: str, stream: TextIO) -> None:
+    """A full disk, or a reader that has gone, is no reason to end: what cannot be written is lost.
+
+    Past the buffer of the stream, which would be tried again, and fail, at the end of the process.
+    """
+    with suppress(OSError, ValueError):
+        os.write(stream.fileno(), f"{line}\n".encode(errors="backslashreplace"))
+
+
+class Logger:
+    """One line for each call, as structlog calls it."""
+
+    def msg(self, line: str) -> None:
+        say(line, sys.stderr)
+
+    log = debug = info = warning = error = critical = exception = fatal = failure = msg
 
 
 def configure(**names: str | int) -> None:
@@ -31,6 +52,6 @@ def configure(**names: str | int) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=Logger,
         cache_logger_on_first_use=True,
     )

@@ -16,7 +16,16 @@ import structlog
 from engine.channel import Message
 from engine.child import Backoff, Child, ended_by
 from engine.exits import Exit
-from engine.limits import CLOSE_S_MAX, DRAIN_S_MAX, FOLLOWER_SILENT_S_MAX, HAND_OVER_S_MAX, LEAVING_S
+from engine.limits import (
+    CLOSE_S_MAX,
+    DRAIN_S_MAX,
+    FOLLOWER_QUIET_S_MAX,
+    FOLLOWER_SILENT_S_MAX,
+    HAND_OVER_S_MAX,
+    LEAVING_S,
+    LISTEN_S_MAX,
+    PROMOTION_S_MAX,
+)
 from engine.partition_map import PartitionMap, ShardState, WorkerState
 
 log = structlog.get_logger()
@@ -50,6 +59,7 @@ class Member(Child):
         # The newest level that its program knows, and that of each log it has open.
         self.level_max = 0
         self.levels: dict[int, int] = {}
+        self.handing_over = False
         self.released = False
         self.leaving = False
         self.drained = False
@@ -140,7 +150,9 @@ class Place:
     def is_followed(self) -> bool:
         """Somebody could take over now."""
         follower = self.follower
-        return follower is not None and follower.standing and len(follower.following) == len(self.shards)
+        if follower is None or not follower.standing or follower.silent_s > FOLLOWER_QUIET_S_MAX:
+            return False
+        return len(follower.following) == len(self.shards)
 
     # Starting.
 
@@ -153,6 +165,7 @@ class Place:
             return
         leader = self._cluster.spawn(self, f"worker {self.number}")
         self._leads(leader)
+        self._listens_within(LISTEN_S_MAX, leader)
         self._cluster.begin(self, leader, "start")
         self._tell_archived(leader)
         self._cluster.link(self.number)
@@ -187,6 +200,7 @@ class Place:
         new.send("promote")
         self._tell_archived(new)
         self._leads(new)
+        self._listens_within(PROMOTION_S_MAX, new)
         for old in self.retired:
             if self.shards and not old.leaving:
                 self._cluster.link_successor(self.number, old, new)
@@ -195,6 +209,16 @@ class Place:
     def _tell_archived(self, leader: Member) -> None:
         for shard, sequence in self.archived.items():
             leader.send("archived", shard=shard, sequence=sequence)
+
+    def _listens_within(self, seconds: float, leader: Member) -> None:
+        """From when it listens on, its heartbeat is watched."""
+
+        def kill() -> None:
+            if leader.alive and leader is self.leader and not leader.listening and not self._cluster.ending:
+                log.error(f"{leader.name} does not begin to listen and is killed", pid=leader.pid, seconds=seconds)
+                leader.signal(signal.SIGKILL)
+
+        self._cluster.later(seconds, kill)
 
     def _leads(self, member: Member) -> None:
         self.leader = member
@@ -210,6 +234,7 @@ class Place:
     def adopt(self, member: Member, state: dict[str, Any]) -> None:
         """A process that a former supervisor left. Its name says what it was called, its state what it is."""
         if state["role"] == "follower":
+            self._one_too_many(self.follower)
             self.follower = member
             member.standing = True
             for shard in state["following"]:
@@ -223,12 +248,26 @@ class Place:
             self._knows_level(member, shard)
         if member.released:
             self.retired.append(member)
+        elif self.leader is not None and self.leader.recovered:
+            self._one_too_many(member)
         else:
+            self._one_too_many(self.leader)
             self._leads(member)
+            if state.get("handing_over", False):
+                # What this one was told by the former supervisor.
+                self._gives_away(member)
             if member.listening:
                 self._cluster.map.worker_is(self.number, WorkerState.SERVING)
             for shard, recovered in member.recovered.items():
                 self._cluster.map.shard_is(shard, ShardState.SERVING, recovered.log_id)
+
+    def _one_too_many(self, member: Member | None) -> None:
+        """What a supervisor leaves that dies in the middle of an upgrade."""
+        if member is not None:
+            log.error(f"there is another {member.name}, so this one is killed", pid=member.pid)
+            member.leaving = True
+            self.retired.append(member)
+            member.signal(signal.SIGKILL)
 
     def adopted(self) -> None:
         """All are adopted: what the former supervisor was about to say is said."""
@@ -298,7 +337,9 @@ class Place:
                 if not self._cluster.ending:
                     member.send("close")
             case "failed":
-                self._cluster.give_up(message["code"], message["message"])
+                # No descriptors, no memory, a disk that comes back: later it may do better, and others serve on.
+                if self._cluster.starting or message["code"] == Exit.DAMAGED:
+                    self._cluster.give_up(message["code"], message["message"])
             case _:
                 raise AssertionError(f"{member.name} said {message.kind}")
 
@@ -345,6 +386,10 @@ class Place:
         assert old is not None
         log.info(f"{old.name} hands over", pid=old.pid)
         old.send("hand_over")
+        self._gives_away(old)
+
+    def _gives_away(self, old: Member) -> None:
+        old.handing_over = True
 
         def kill() -> None:
             if old.alive and not old.released:
@@ -407,6 +452,10 @@ class Place:
             log.error(f"{member.name} died", how=ended_by(code), started_again_in_s=wait_s)
             self._start_due = True
             self._cluster.later(wait_s, self.start)
+            follower = self.follower
+            if follower is not None and follower.silent_s > FOLLOWER_QUIET_S_MAX:
+                log.error(f"{follower.name} is quiet when it should take over, and is killed", pid=follower.pid)
+                follower.signal(signal.SIGKILL)
 
     def _follower_ended(self, member: Member, code: int | None) -> None:
         if self._cluster.ending or member.leaving or self.refused or not self.followed:
@@ -429,7 +478,8 @@ class Place:
     ) -> None:
         """heartbeats: what the board shows, by pid."""
         leader = self.leader
-        if leader is not None and self.serves and leader.pid in heartbeats:
+        # Its loop runs also while its logs are recovered. Handing over has a time limit of its own.
+        if leader is not None and leader.listening and not leader.handing_over and leader.pid in heartbeats:
             still_s = leader.pulse.looked(heartbeats[leader.pid], since_last_look_s, look_s_max)
             if still_s >= still_s_max and not leader.killed:
                 leader.killed = True

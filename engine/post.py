@@ -11,6 +11,7 @@ import structlog
 from engine.channel import Message
 from engine.child import Backoff, Child, ended_by
 from engine.exits import Exit
+from engine.limits import FOLLOWER_SILENT_S_MAX
 
 log = structlog.get_logger()
 
@@ -52,6 +53,8 @@ class Post:
         # The one that is on its way out while another one has the post.
         self.former: Child | None = None
         self.listening = False
+        # How long it says nothing; None before it has said for the first time that it lives.
+        self._silent_s: float | None = None
         self._owner = owner
         self._module = module
         self._begin = begin
@@ -61,6 +64,7 @@ class Post:
     def start(self) -> None:
         if self._owner.ending or self.child is not None:
             return
+        self._silent_s = None
         self.child = self._new()
         self.child.start(self._module, self._owner.inherited())
         self._backoff.began(self._owner.now_s)
@@ -68,8 +72,14 @@ class Post:
         self._begin(self.child)
 
     def adopt(self, path: str) -> Child:
-        """The child object for a process that is there already, and listens."""
-        self.child = self._new()
+        """The child object for a process that is there already, and listens.
+
+        Of two, as a supervisor leaves them that dies in the middle of an upgrade, the later one has the post.
+        """
+        if self.former is not None:
+            self.former.signal(signal.SIGKILL)
+        self.former, self.child = self.child, self._new()
+        self._silent_s = None
         self.path = path
         self.listening = True
         return self.child
@@ -109,8 +119,21 @@ class Post:
         return Child(self.name, self._heard, self._ended)
 
     def _heard(self, child: Child, message: Message) -> None:
-        self._told(child, message)
-        self._owner.go_on()
+        if child is self.child and (message.kind == "beat" or self._silent_s is not None):
+            self._silent_s = 0.0
+        if message.kind != "beat":
+            self._told(child, message)
+            self._owner.go_on()
+
+    def watch(self, since_last_look_s: float, look_s_max: float) -> None:
+        """One that is frozen answers nobody, so it is killed, and replaced."""
+        if self.child is None or self._silent_s is None:
+            return
+        self._silent_s += min(since_last_look_s, look_s_max)
+        if self._silent_s > FOLLOWER_SILENT_S_MAX:
+            log.error(f"{self.name} says nothing and is killed", pid=self.child.pid)
+            self.child.signal(signal.SIGKILL)
+            self._silent_s = None
 
     def _ended(self, child: Child, code: int | None) -> None:
         if child is self.former:

@@ -21,16 +21,13 @@ from typing import Any
 
 import structlog
 
-from engine import runtime
+from engine import logs, runtime
 from engine._core import Board
 from engine.adoption import Orphan
 from engine.channel import Message
 from engine.child import Child
 from engine.exits import Exit
-from engine.limits import (
-    CLOSE_S_MAX,
-    DRAIN_S_MAX,
-)
+from engine.limits import CLOSE_S_MAX, DRAIN_S_MAX
 from engine.links import Links
 from engine.listen import Listeners
 from engine.partition_map import PartitionMap, WorkerState, hosted_by
@@ -244,7 +241,7 @@ class Supervisor:
         if self.settings.until_stdin_ends:
             loop.add_reader(sys.stdin.fileno(), self._stdin_ended)
         loop.add_reader(self._meeting.fileno(), self._called)
-        code = None
+        code, left = None, False
         try:
             self._adopt(orphans)
             for place in self.places:
@@ -254,17 +251,23 @@ class Supervisor:
             self.go_on()
             code = await self._done
             return code
+        except Exception:
+            # What is known here may be wrong, but those who serve know what they do: the next supervisor adopts them.
+            left = self._phase == Phase.SERVING
+            raise
         finally:
-            if code != EXEC:
+            if code != EXEC and not left:
                 await self._kill_all()
 
     def _adopt(self, orphans: list[Orphan]) -> None:
         taken: dict[int, dict[int, int]] = {}
-        for orphan in orphans:
+        # The later one of two is the one that was to stay.
+        for orphan in sorted(orphans, key=lambda orphan: runtime.start_time(orphan.pid)):
             state = orphan.state
             if "worker" in state and state["worker"] < len(self.places):
                 place = self.places[state["worker"]]
                 member = self._member_of(place, orphan.name)
+                member.adopt(orphan.pid, orphan.pidfd, orphan.channel)
                 place.adopt(member, state)
                 if member is place.leader:
                     taken[place.number] = {int(peer): serial for peer, serial in state["links"].items()}
@@ -272,13 +275,15 @@ class Supervisor:
             else:
                 [post] = [post for post in self.posts if post.name == orphan.name]
                 child = post.adopt(state["path"])
-            child.adopt(orphan.pid, orphan.pidfd, orphan.channel)
+                child.adopt(orphan.pid, orphan.pidfd, orphan.channel)
             orphan.close_fds()
             log.info("adopted", child=child.name, pid=child.pid)
         self.members_changed()
         for place in self.places:
             place.adopted()
         self.moved(self.control)
+        for post in self.posts:
+            post.dismiss()
         for pair in self._links.remember(taken):
             self._link(*pair)
 
@@ -317,7 +322,7 @@ class Supervisor:
             self.archive.listening |= child is self.archive.child
 
     def _failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """An error of the supervisor's own: what it knows may be wrong, so all of it ends."""
+        """An error of the supervisor's own: what it knows may be wrong, so it ends."""
         if not self._done.done():
             self._done.set_exception(context.get("exception") or RuntimeError(context["message"]))
 
@@ -377,10 +382,10 @@ class Supervisor:
     def give_up(self, code: int, message: str) -> None:
         if self._code == Exit.OK:
             self._code = code
-            print(f"everopen: {message}", file=sys.stderr, flush=True)
+            logs.say(f"everopen: {message}", sys.stderr)
             if code == Exit.DAMAGED:
                 verify = f"everopen journal verify --data-dir {self.settings.data_dir}"
-                print(f"everopen: look closer with: {verify}", file=sys.stderr, flush=True)
+                logs.say(f"everopen: look closer with: {verify}", sys.stderr)
         if not self.ending:
             self._drain()
 
@@ -484,5 +489,5 @@ class Supervisor:
         else:
             lines = [*shards, f"serving on {addresses}, {len(shards)} shards, {len(self.places)} workers"]
         for line in lines:
-            print(f"everopen: {line}", flush=True)
+            logs.say(f"everopen: {line}", sys.stdout)
         log.info("serving", addresses=self._listeners.addresses, workers=len(self.places), shards=len(shards))

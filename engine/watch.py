@@ -9,6 +9,7 @@ from typing import Protocol
 from engine._core import Board
 from engine.limits import REPLAY_LOOK_S, WATCH_S
 from engine.place import Place
+from engine.post import Post
 from engine.schedule import Replays
 
 
@@ -29,6 +30,7 @@ class Owner(Protocol):
     """What a watch needs of the supervisor."""
 
     places: list[Place]
+    posts: list[Post]
 
     @property
     def settings(self) -> Watched: ...
@@ -69,6 +71,8 @@ class Watch:
             heartbeats = {slot["pid"]: slot["heartbeat_ns"] for slot in self._board.slots()}
             for place in self._owner.places:
                 place.watch(heartbeats, since_s, 2 * WATCH_S, self._owner.settings.heartbeat_ms / 1_000)
+            for post in self._owner.posts:
+                post.watch(since_s, 2 * WATCH_S)
 
     def _look_at_logs(self) -> None:
         """Starts a replayer where one is due. One at a time, since it takes a core, and the memory of a worker."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
+import signal
 import socket
+import subprocess
 import threading
 
 import pytest
 
 from engine.channel import Channel, ChannelError, Message
-from engine.child import Backoff, ended_by
+from engine.child import Backoff, Child, ended_by
 from engine.limits import RESTART_RESET_S, RESTART_S_MAX
 
 
@@ -118,3 +122,22 @@ def test_own_end_is_not_inherited_and_the_other_is_told_of_its_close() -> None:
     own.close()
     assert other.recv(1) == b""
     other.close()
+
+
+def test_child_that_cannot_be_started_is_like_one_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    monkeypatch.setattr(subprocess, "Popen", fail)
+    ended: list[int | None] = []
+
+    async def start() -> None:
+        child = Child("worker 0", lambda *_: None, lambda _, code: ended.append(code))
+        child.start("engine.worker")
+        assert ended == [], "its owner knows it first"
+        child.send("start")
+        child.signal(signal.SIGKILL)
+        await asyncio.sleep(0)
+
+    asyncio.run(start())
+    assert ended == [None]

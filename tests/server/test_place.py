@@ -10,7 +10,14 @@ import pytest
 
 from engine.channel import Message
 from engine.exits import Exit
-from engine.limits import FOLLOWER_SILENT_S_MAX, HAND_OVER_S_MAX, LEAVING_S, RESTART_S_MIN
+from engine.limits import (
+    FOLLOWER_QUIET_S_MAX,
+    FOLLOWER_SILENT_S_MAX,
+    HAND_OVER_S_MAX,
+    LEAVING_S,
+    PROMOTION_S_MAX,
+    RESTART_S_MIN,
+)
 from engine.partition_map import PartitionMap, ShardState, WorkerState
 from engine.place import Member, Place, Pulse
 
@@ -197,6 +204,20 @@ def test_log_that_cannot_be_served_ends_all() -> None:
     assert scene.cluster.gave_up == [(Exit.DAMAGED, "DATA_LOSS")]
 
 
+@pytest.mark.parametrize("code", [Exit.UNUSABLE, Exit.IN_USE])
+def test_log_that_cannot_be_used_for_now_is_tried_again_once_anything_is_served(code: Exit) -> None:
+    scene = Scene(followed=False)
+    scene.says(scene.leader, "failed", code=code, message="no descriptors")
+    scene.ends(scene.leader, code)
+    assert scene.cluster.gave_up == []
+    scene.cluster.pass_s(RESTART_S_MIN)
+    again = scene.cluster.spawned[1]
+    assert again.told == ["start"]
+    scene.cluster.starting = True
+    scene.says(again, "failed", code=code, message="no descriptors")
+    assert scene.cluster.gave_up == [(code, "no descriptors")]
+
+
 def test_unforeseen_error_before_anything_is_served_ends_all() -> None:
     scene = Scene(starting=True)
     scene.ends(scene.leader, Exit.WRONG)
@@ -226,9 +247,46 @@ def test_frozen_leader_is_killed_once_its_heartbeat_stands_still_for_long_enough
     assert scene.place.leader is scene.leader, "takeover begins only at its exit"
 
 
-def test_leader_that_still_recovers_is_not_watched() -> None:
+def test_leader_that_does_not_listen_yet_is_not_watched() -> None:
     scene = Scene(starting=True)
     for _ in range(100):
+        scene.place.watch({scene.leader.pid: 1}, LOOK_S, LOOK_S, 1.0)
+    assert scene.leader.signals == []
+
+
+def test_leader_that_listens_is_watched_also_while_it_recovers() -> None:
+    scene = Scene(starting=True)
+    scene.says(scene.leader, "listening")
+    for _ in range(12):
+        scene.place.watch({scene.leader.pid: 1}, LOOK_S, LOOK_S, 1.0)
+    assert scene.leader.signals == [signal.SIGKILL]
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_frozen_follower_that_is_promoted_is_killed(listens: bool) -> None:
+    scene = Scene()
+    scene.ends(scene.leader, -signal.SIGKILL)
+    if listens:
+        scene.serves(scene.follower)
+    scene.cluster.pass_s(PROMOTION_S_MAX)
+    assert scene.follower.signals == ([] if listens else [signal.SIGKILL])
+
+
+def test_follower_that_is_quiet_when_its_leader_dies_is_killed_and_a_worker_started() -> None:
+    scene = Scene()
+    scene.follower.silent_s = FOLLOWER_QUIET_S_MAX + LOOK_S
+    assert not scene.place.is_followed
+    scene.ends(scene.leader, -signal.SIGKILL)
+    assert scene.follower.signals == [signal.SIGKILL]
+    scene.ends(scene.follower, -signal.SIGKILL)
+    scene.cluster.pass_s(RESTART_S_MIN)
+    assert scene.cluster.spawned[2].told == ["start"]
+
+
+def test_leader_that_hands_over_is_not_killed_for_its_heartbeat() -> None:
+    scene = Scene()
+    scene.says(scene.leader, "leaving")
+    for _ in range(12):
         scene.place.watch({scene.leader.pid: 1}, LOOK_S, LOOK_S, 1.0)
     assert scene.leader.signals == []
 
@@ -381,3 +439,30 @@ def test_handover_that_a_dead_supervisor_began_is_finished_by_the_next() -> None
     assert place.leader is follower
     assert place.retired == [old]
     assert cluster.successors == [(old, follower)]
+
+
+def test_leader_that_was_told_by_a_dead_supervisor_to_hand_over_has_a_time_limit() -> None:
+    cluster = FakeCluster(starting=True)
+    place = Place(cluster, 0, SHARDS, followed=True)
+    leader = FakeMember("worker 0", 1)
+    place.adopt(leader, adopted("leader", handing_over=True))
+    assert leader.handing_over
+    cluster.pass_s(HAND_OVER_S_MAX)
+    assert leader.signals == [signal.SIGKILL]
+
+
+def test_of_two_followers_and_two_leaders_one_each_is_kept() -> None:
+    cluster = FakeCluster(starting=True)
+    place = Place(cluster, 0, SHARDS, followed=True)
+    leaders = FakeMember("worker 0", 1), FakeMember("worker 0", 2)
+    followers = FakeMember("follower 0", 3), FakeMember("follower 0", 4)
+    for member in leaders:
+        place.adopt(member, adopted("leader"))
+    for member in followers:
+        place.adopt(member, adopted("follower"))
+    assert (place.leader, place.follower) == (leaders[0], followers[1])
+    assert [member.signals for member in (*leaders, *followers)] == [[], [signal.SIGKILL], [signal.SIGKILL], []]
+    leaders[1].pid = followers[0].pid = 0
+    place.ended(leaders[1], None)
+    place.ended(followers[0], None)
+    assert place.members == [leaders[0], followers[1]]
