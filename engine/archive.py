@@ -23,7 +23,7 @@ import structlog
 from engine._core import give_way
 from engine.archive_store import CACHE_KIB, FILE, ArchiveStore, Row, log_id_of
 from engine.channel import Channel
-from engine.child import adopted, messages, run_to_the_end
+from engine.child import adopted, beats, messages, run_to_the_end
 from engine.errors import ArchiveDamaged, ArchiveUnavailable, EveropenError
 from engine.limits import (
     ARCHIVE_CACHE_KIB_MAX,
@@ -220,12 +220,15 @@ async def work(channel: Channel) -> None:
     # asyncio replaces what a dead one left there.
     server = await asyncio.start_unix_server(archive.serve, start["path"], backlog=LISTEN_BACKLOG)
     channel.say("listening")
+    # Kept, since a loop forgets tasks that nobody holds.
+    beating = asyncio.create_task(beats(channel))
     async for message in heard:
         match message.kind:
             case "drain":
                 # Followers send until they end themselves.
                 pass
             case "close":
+                beating.cancel()
                 server.close()
                 await archive.close()
                 return
