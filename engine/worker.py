@@ -153,7 +153,8 @@ class Worker:
         """A takeover is over in no time: whoever comes meanwhile waits, also over links, and is not refused."""
         if hosting:
             await asyncio.wait(hosting, timeout=TAKEOVER_S)
-        if not self._closing:
+        # Nor if it was told meanwhile to drain, and listens for that.
+        if not self._closing and not self._listening:
             self._listen()
 
     def _listen(self) -> None:
@@ -210,6 +211,7 @@ class Worker:
             "recovered": list(self._recovered.values()),
             "links": {str(peer): serial for peer, serial in self._links.items()},
             "relay": self._relay,
+            "handing_over": self._handing_over,
             "released": self._released,
             "leaving": self._draining,
             "drained": self._drained.is_set(),
