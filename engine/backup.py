@@ -28,6 +28,8 @@ MANIFEST_FORMAT_VERSION = 2
 # How many records are appended between two wake-ups of the sync thread.
 KICK_RECORDS = 1_024
 SYNC_TIMEOUT_S = 60.0
+# Of a shard whose follower drops files meanwhile; it does so once a snapshot.
+COPY_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,29 @@ def read_manifest(source: Path) -> list[Held]:
 
 
 def _copy_shard(source: Path, copy: Path) -> Held:
+    """Begins again if a follower removes what is to be copied."""
+    for _ in range(COPY_TRIES - 1):
+        try:
+            return _copy_once(source, copy)
+        except FileNotFoundError:
+            for path in copy.iterdir():
+                path.unlink()
+    return _copy_once(source, copy)
+
+
+def _copy_once(source: Path, copy: Path) -> Held:
     log = rebuild.extent(source)
-    for header in journal_segments(str(source)):
+    headers = journal_segments(str(source))
+    if headers[0]["first_sequence"] != log.first_sequence:
+        raise FileNotFoundError(f"{source}: the first segment was removed meanwhile")
+    for header in headers:
         if header["segment"] <= log.segment:
             end = log.offset if header["segment"] == log.segment else header["segment_bytes"]
             _copy(_segment(source, header["segment"]), copy, end, header["segment_bytes"])
-    for _, path in [pair for pair in datadir.snapshots(source) if pair[0] <= log.last_sequence][-1:]:
+    fitting = [path for sequence, path in datadir.snapshots(source) if sequence <= log.last_sequence]
+    if log.first_sequence > 1 and not fitting:
+        raise FileNotFoundError(f"{source}: the snapshot that the log continues was removed meanwhile")
+    for path in fitting[-1:]:
         _copy(path, copy, path.stat().st_size, path.stat().st_size)
     datadir.sync_directory(copy)
     archive_tools.copy(source, copy, log.log_id)

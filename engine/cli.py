@@ -220,7 +220,7 @@ def audit(data_dir: DataDir) -> None:
 def snapshot(
     data_dir: DataDir,
     drop_segments: Annotated[
-        bool, typer.Option("--drop-segments", help="Remove the segments that the snapshot replaces.")
+        bool, typer.Option("--drop-segments", help="Remove the segments behind the older of the two newest snapshots.")
     ] = False,
 ) -> None:
     """Write a snapshot of all that is durable; also beside a running engine."""

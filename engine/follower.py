@@ -11,6 +11,7 @@ orders. Nor does the archive need the log: it is fed from the state, which begin
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import threading
@@ -21,7 +22,7 @@ from typing import Any
 import structlog
 
 from engine import datadir, logs
-from engine._core import LIMITS, Engine, Follower, drop_segments_before, give_way
+from engine._core import LIMITS, Engine, Follower, give_way, journal_durable
 from engine.channel import Channel, Message
 from engine.child import State, ended_by
 from engine.errors import JournalDamaged, JournalFormatError, ReplayMismatch, SnapshotDamaged
@@ -29,6 +30,7 @@ from engine.exits import Exit, in_words
 from engine.feeding import Feeding
 from engine.limits import BEAT_S, SNAPSHOT_BYTES_PER_S
 from engine.schedule import Schedule, position_of, schedule_of, segment_bytes_of
+from engine.snapshots import drop_behind
 from engine.worker import Start, Worker
 
 # Behind the workers, so that orders come first; before what has all the time, since it must keep up.
@@ -40,7 +42,8 @@ PAUSE_S_MIN = 0.001
 PAUSE_S_MAX = 0.01
 # Whether a snapshot is due, and whether a segment for the takeover is there.
 LOOK_S = 1.0
-SNAPSHOTS_KEPT = 2
+# Until an audit that could not begin is tried again.
+AUDIT_PAUSE_S = 60.0
 
 log = structlog.get_logger()
 
@@ -63,7 +66,8 @@ class Tail:
         self._directory = start.directories[shard]
         self._segment_bytes = 0
         self._schedule: Schedule
-        self._audit_due = True
+        # When it is tried; never again once it has begun.
+        self._audit_s = 0.0
         self._saves = 0
         self._fed = False
         self._stop = threading.Event()
@@ -128,7 +132,7 @@ class Tail:
             elif not self.caught_up:
                 self._catches_up(self.follower)
             now_s = time.monotonic()
-            self._fed = self.caught_up and self._feeding.go_on(self.follower.shard, now_s)
+            self._fed = self.caught_up and self._feeding.go_on(self.follower.shard, now_s, self._end)
             if now_s >= look_s:
                 look_s = now_s + LOOK_S
                 self.lag = self.follower.lag
@@ -136,6 +140,11 @@ class Tail:
             if applied < RECORDS_MAX:
                 self._stop.wait(pause_s)
                 pause_s = min(2 * pause_s, PAUSE_S_MAX)
+
+    def _end(self) -> int | None:
+        """Where the log ends for whoever leads; after a crash of the machine it is unknown until somebody does."""
+        durable = journal_durable(str(self._directory)) if datadir.is_locked(self._directory) else None
+        return None if durable is None else durable["sequence"]
 
     def _catches_up(self, follower: Follower) -> None:
         self.caught_up = True
@@ -184,16 +193,26 @@ class Tail:
         if self._start.once:
             self._once(follower)
             return
-        if self._audit_due and self.caught_up and _forking.acquire(blocking=False):
-            # What it begins with came from a file and a log; from now on each record is compared.
-            self._audit_due = False
-            self._child = Child("audit", follower.shard.check_in_child())
-            return
         now_s = time.monotonic()
+        if self.caught_up and now_s >= self._audit_s and _forking.acquire(blocking=False):
+            self._audit(follower, now_s)
+            return
         position = position_of(self._directory, self._segment_bytes)
         if self._schedule.due(position, follower.sequence, now_s) and _forking.acquire(blocking=False):
             self._schedule.tried(position, now_s)
             self._save(follower)
+
+    def _audit(self, follower: Follower, now_s: float) -> None:
+        """Once: what it begins with came from a file and a log; from then on each record is compared."""
+        self._audit_s = math.inf
+        try:
+            pid = follower.shard.check_in_child()
+        except OSError as error:
+            _forking.release()
+            self._audit_s = now_s + AUDIT_PAUSE_S
+            log.warning("the audit cannot begin; it is tried again", shard=self.shard, error=str(error))
+            return
+        self._child = Child("audit", pid)
 
     def _once(self, follower: Follower) -> None:
         if self._fed and not self._saves and _forking.acquire(blocking=False):
@@ -228,12 +247,13 @@ class Tail:
 
     def _drop(self, child: Child) -> None:
         """Whoever leads meanwhile is not disturbed: the newest segments stay."""
-        dropped = drop_behind(self._directory)
+        size = child.path.stat().st_size if child.path.exists() else 0
+        dropped = drop_behind(self._directory, child.sequence)
         self._channel.say(
             "snapshot",
             shard=self.shard,
             sequence=child.sequence,
-            bytes=child.path.stat().st_size,
+            bytes=size,
             seconds=round(time.monotonic() - child.began_s, 3),
             segments_dropped=dropped,
         )
@@ -271,20 +291,6 @@ class Child:
         """Does not wait: giving back the memory of a large one takes longer than a takeover may."""
         os.kill(self._pid, signal.SIGKILL)
         threading.Thread(target=os.waitpid, args=(self._pid, 0), name="everopen-reap", daemon=True).start()
-
-
-def drop_behind(directory: Path) -> int:
-    """Removes what the older of the kept snapshots replaces: segments first, then snapshots that no log continues."""
-    kept = datadir.snapshots(directory)[-SNAPSHOTS_KEPT:]
-    if len(kept) < SNAPSHOTS_KEPT:
-        return 0
-    oldest = kept[0][0]
-    dropped = drop_segments_before(str(directory), oldest)
-    for sequence, path in datadir.snapshots(directory):
-        if sequence < oldest:
-            path.unlink()
-    datadir.sync_directory(directory)
-    return dropped
 
 
 class StandingBy:

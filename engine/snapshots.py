@@ -1,4 +1,4 @@
-"""`everopen snapshot`: writes a snapshot of all that is durable, and drops the segments behind it if asked to.
+"""`everopen snapshot`: writes a snapshot of all that is durable, and drops segments if asked to.
 
 Works beside a running engine: it replays up to what that engine has published as durable, and touches nothing of its.
 """
@@ -12,6 +12,9 @@ from typing import NamedTuple
 from engine import datadir, rebuild
 from engine._core import Shard, drop_segments_before
 from engine.errors import SnapshotDamaged
+
+# Should the newest turn out to be damaged, the one before it and the log behind that still hold everything.
+SNAPSHOTS_KEPT = 2
 
 
 class Taken(NamedTuple):
@@ -38,15 +41,24 @@ def take(path: Path, *, drop_segments: bool = False) -> Taken:
         raise SnapshotDamaged(str(unproved), "whole", 0, "it does not hold the state that was saved")
     os.replace(unproved, proved)
     datadir.sync_directory(path)
-    dropped = _drop_behind(path, shard.sequence) if drop_segments else 0
+    dropped = drop_behind(path, shard.sequence) if drop_segments else 0
     return Taken(proved, shard.sequence, proved.stat().st_size, *digests, dropped)
 
 
-def _drop_behind(shard: Path, sequence: int) -> int:
-    """Removes what the snapshot at `sequence` replaces: older segments first, then snapshots that no log continues."""
-    dropped = drop_segments_before(str(shard), sequence)
+def drop_behind(shard: Path, sequence: int) -> int:
+    """Removes what lies behind the older of the kept snapshots: segments first, then snapshots that no log continues.
+
+    sequence: of the snapshot that the caller has just taken. Others may have taken newer ones meanwhile, also both of
+    those that are kept; what the caller has still to read stays.
+    """
+    kept = datadir.snapshots(shard)[-SNAPSHOTS_KEPT:]
+    if len(kept) < SNAPSHOTS_KEPT:
+        return 0
+    oldest = min(kept[0][0], sequence)
+    dropped = drop_segments_before(str(shard), oldest)
     for older, path in datadir.snapshots(shard):
-        if older < sequence:
-            path.unlink()
+        if older < oldest:
+            # A follower and the tool may do so at once.
+            path.unlink(missing_ok=True)
     datadir.sync_directory(shard)
     return dropped
