@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from contextlib import closing
 from pathlib import Path
 
-from engine import datadir
+from engine import adoption, datadir, runtime
 from tests.server.test_followers import PATIENT, wait_for
 from tests.server.test_supervisor import PATIENCE_S, eventually, log_is_free, partition_map, wait_for_ends
 from tests.serving import Client, Server, everopen, freeze, order
@@ -87,3 +90,58 @@ def test_orphans_that_are_terminated_answer_and_seal_their_logs(data_dir: Path) 
         wait_for_ends(pidfds)
         assert '"event": "stopped"' in server.stderr, "sealed"
     assert not any(datadir.is_locked(shard) for shard in datadir.shard_directories(data_dir))
+
+
+# Read by every Python that is started with its folder on the path.
+FAILING = """
+import sys
+if "serve" in sys.orig_argv:
+    from engine.post import Post
+    def fail(*_):
+        raise RuntimeError("nobody foresaw this")
+    Post._ended = fail
+"""
+
+
+def test_supervisor_that_fails_leaves_its_children_to_the_next(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FAILING)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with Server(data_dir, *ONE, environment={"PYTHONPATH": path}) as server, Client(server.address) as client:
+        client.seed()
+        wait_for(server, "following")
+        before = server.children
+        os.kill(before["control server"], signal.SIGKILL)
+        assert server.wait() == 1
+        client.orders.PlaceOrder(order("alone"), timeout=PATIENCE_S)
+        with Server(data_dir, *ONE) as again:
+            assert again.children["worker 0"] == before["worker 0"]
+            assert again.children["follower 0"] == before["follower 0"]
+            assert client.orders.PlaceOrder(order("alone"), timeout=PATIENCE_S).duplicate
+            assert again.stop() == 0
+
+
+HELLO = """
+import sys
+from engine.channel import Channel
+Channel.to(sys.argv[1]).send("hello", name="worker 0", fingerprint="f", worker=0)
+"""
+
+
+class OneChild(runtime.Children):
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def living(self) -> list[runtime.Process]:
+        return [runtime.Process(self.pid, runtime.start_time(self.pid), "worker 0")]
+
+
+def test_child_that_dies_in_the_moment_of_its_hello_is_not_adopted(tmp_path: Path) -> None:
+    with closing(runtime.supervisor_socket(tmp_path)) as meeting:
+        path = str(tmp_path / runtime.SUPERVISOR_SOCKET)
+        process = subprocess.Popen([sys.executable, "-c", HELLO, path])
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        open_before = len(os.listdir("/proc/self/fd"))
+        assert adoption.gather(OneChild(process.pid), meeting, "f") == []
+        assert len(os.listdir("/proc/self/fd")) == open_before
+    # It was reaped there.
+    process.returncode = 0
