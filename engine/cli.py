@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -45,7 +45,9 @@ def main() -> None:
 
 
 def _fail(code: Exit, message: str) -> NoReturn:
-    print(f"everopen: {message}", file=sys.stderr, flush=True)
+    # The code counts, also where nobody can take the sentence.
+    with suppress(OSError):
+        print(f"everopen: {message}", file=sys.stderr, flush=True)
     raise typer.Exit(code)
 
 
