@@ -1,6 +1,7 @@
 """Closed orders that may leave memory: one SQLite file a shard, `archive.sqlite` in the shard's directory.
 
-meta        name and value: format_version, log_id (of the log that the orders come from), archived_through
+meta        name and value: format_version, log_id (of the log that the orders come from), archived_through, and
+            through_crc, a CRC32C over log_id and archived_through: orders leave memory for that number
 orders      by shop_id, order_id, order_sequence, closed_sequence: the order, as bytes that only the core reads, and a
             CRC32C over all of it
 
@@ -47,7 +48,7 @@ _TABLES = (
         PRIMARY KEY(shop_id, order_id, order_sequence, closed_sequence)
     ) WITHOUT ROWID, STRICT""",
 )
-_THROUGH = "SELECT value FROM meta WHERE name = 'archived_through'"
+_META = "SELECT name, value FROM meta"
 _PUT = """INSERT OR REPLACE INTO orders(closed_sequence, order_sequence, shop_id, order_id, item, crc)
     VALUES (?, ?, ?, ?, ?, ?)"""
 _LAST_UP_TO = """SELECT closed_sequence, order_sequence, shop_id, order_id, item, crc FROM orders
@@ -115,7 +116,7 @@ class _Store:
     @property
     def archived_through(self) -> int:
         with self._in_words():
-            return self._through(self._connection.execute(_THROUGH).fetchone()[0])
+            return self._through(dict(self._connection.execute(_META)))
 
     def refuse_gap(self, evicted_through: int) -> int:
         """Returns archived_through. Raises ArchiveDamaged if orders have left memory that were never archived here."""
@@ -138,13 +139,13 @@ class _Store:
         self.close()
 
     def _refuse_unless_ours(self) -> None:
-        meta = dict(self._connection.execute("SELECT name, value FROM meta"))
+        meta = dict(self._connection.execute(_META))
         if meta.get("format_version") != FORMAT_VERSION:
             found = meta.get("format_version")
             raise ArchiveDamaged(str(self.path), f"format version {found}; this program knows {FORMAT_VERSION}")
         if meta.get("log_id") != self._log_id:
             raise ArchiveDamaged(str(self.path), f"belongs to another log than {self._log_id.hex()}")
-        self._through(meta.get("archived_through"))
+        self._through(meta)
 
     def _identity(self) -> tuple[int, int]:
         try:
@@ -158,9 +159,12 @@ class _Store:
         if self._identity() != self._opened:
             raise ArchiveUnavailable(str(self.path), "another file has this name now")
 
-    def _through(self, value: object) -> int:
+    def _through(self, meta: dict[str, object]) -> int:
+        value = meta.get("archived_through")
         if type(value) is not int or value < 0:
             raise ArchiveDamaged(str(self.path), f"archived_through is {value!r}")
+        if meta.get("through_crc") != _through_crc(self._log_id, value):
+            raise ArchiveDamaged(str(self.path), f"archived_through is {value}, and its checksum does not fit")
         return value
 
     @contextmanager
@@ -260,7 +264,8 @@ class ArchiveStore(_Store):
             if execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,):
                 for table in _TABLES:
                     execute(table)
-                self._set(format_version=FORMAT_VERSION, log_id=self._log_id, archived_through=0)
+                self._set(format_version=FORMAT_VERSION, log_id=self._log_id)
+                self._promise(self._log_id, 0)
         self._refuse_unless_ours()
         # A commit whose sync failed may be in the write-ahead log as the kernel shows it, and not on the disk. What is
         # written once more, into the file itself, and synced there, is.
@@ -281,7 +286,7 @@ class ArchiveStore(_Store):
             ordered = sorted(rows, key=itemgetter(2, 3))
             self._connection.executemany(_PUT, [(*row, _crc(*row)) for row in ordered])
             if through > had:
-                self._set(archived_through=through)
+                self._promise(self._log_id, through)
         self._refuse_if_replaced()
         return max(had, through)
 
@@ -290,8 +295,12 @@ class ArchiveStore(_Store):
         with self._in_words(), self._transaction():
             through = self.archived_through
             self._connection.execute("DELETE FROM orders WHERE closed_sequence > ?", (sequence,))
-            self._set(log_id=log_id, archived_through=min(through, sequence))
+            self._set(log_id=log_id)
+            self._promise(log_id, min(through, sequence))
         self._log_id = log_id
+
+    def _promise(self, log_id: bytes, through: int) -> None:
+        self._set(archived_through=through, through_crc=_through_crc(log_id, through))
 
     def _set(self, **values: int | bytes) -> None:
         self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
@@ -306,6 +315,10 @@ class ArchiveStore(_Store):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+
+
+def _through_crc(log_id: bytes, through: int) -> int:
+    return crc32c(log_id + b"%d" % through)
 
 
 def _crc(closed_sequence: int, order_sequence: int, shop_id: str, order_id: str, item: bytes) -> int:

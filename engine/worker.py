@@ -261,8 +261,10 @@ class Worker:
                 log.warning("too many orders to raise the level while serving; a restart does it", shard=shard)
 
     def _evict(self, shard: int) -> None:
-        """Lets go of what the archive has, as soon as both are known."""
+        """Lets go of what the archive has, as soon as both are known. One ahead of the log is of another."""
         if shard in self._engines and shard in self._archived and not self._handing_over:
+            if self._archived[shard] > self._engines[shard].sequence:
+                return
             self._front.evict(shard, self._archived[shard])
 
     def _evicted_through(self, shard: int) -> int:

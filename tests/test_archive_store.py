@@ -193,6 +193,10 @@ def test_locked_file_is_unavailable(alone: Path, monkeypatch: pytest.MonkeyPatch
         ("archived_through", "1000", "archived_through is '1000'"),
         ("archived_through", -1, "archived_through is -1"),
         ("archived_through", None, "archived_through is None"),
+        ("archived_through", 1001, "archived_through is 1001, and its checksum does not fit"),
+        ("archived_through", 999, "archived_through is 999, and its checksum does not fit"),
+        ("through_crc", 0, "archived_through is 1000, and its checksum does not fit"),
+        ("through_crc", None, "its checksum does not fit"),
     ],
 )
 def test_meta_that_does_not_fit_is_refused(alone: Path, name: str, value: object, complaint: str) -> None:
