@@ -127,12 +127,12 @@ Channel.to(sys.argv[1]).send("hello", name="worker 0", fingerprint="f", worker=0
 """
 
 
-class OneChild(runtime.Children):
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+class Named(runtime.Children):
+    def __init__(self, *pids: int) -> None:
+        self.pids = pids
 
     def living(self) -> list[runtime.Process]:
-        return [runtime.Process(self.pid, runtime.start_time(self.pid), "worker 0")]
+        return [runtime.Process(pid, runtime.start_time(pid), "worker 0") for pid in self.pids]
 
 
 def test_child_that_dies_in_the_moment_of_its_hello_is_not_adopted(tmp_path: Path) -> None:
@@ -140,8 +140,13 @@ def test_child_that_dies_in_the_moment_of_its_hello_is_not_adopted(tmp_path: Pat
         path = str(tmp_path / runtime.SUPERVISOR_SOCKET)
         process = subprocess.Popen([sys.executable, "-c", HELLO, path])
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        # Another one is waited for, so that the hello is still read after the end.
+        other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        freeze(other.pid)
         open_before = len(os.listdir("/proc/self/fd"))
-        assert adoption.gather(OneChild(process.pid), meeting, "f") == []
+        assert adoption.gather(Named(process.pid, other.pid), meeting, "f") == []
         assert len(os.listdir("/proc/self/fd")) == open_before
-    # It was reaped there.
-    process.returncode = 0
+    # They were reaped there.
+    process.returncode = other.returncode = 0
+    assert other.stdin is not None
+    other.stdin.close()
