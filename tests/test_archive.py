@@ -60,7 +60,7 @@ class Process:
         assert select.select([self.channel.fileno()], [], [], PATIENCE_S)[0]
         message = self.channel.receive()
         assert message, self.process.communicate()[1]
-        return message
+        return self.hear() if message.kind == "beat" else message
 
     def kill(self) -> None:
         self.process.kill()
