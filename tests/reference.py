@@ -181,6 +181,7 @@ class Model(Orders):
 
     def _set_safety_stock(self, sku: Sku, overrides: dict[str, int]) -> None:
         before = {row: row.safety_stock for row in sku.rows.values()}
+        sku.safety_stock = sku.settings.safety_stock
         for location_id in overrides:
             self.row_for(sku, sku.shop.locations[location_id])
         for row in sku.rows.values():

@@ -120,7 +120,7 @@ class Retention(Shard):
             sku.order_count += 1
         for item in named:
             sku, location = order.lines[item.line_index].sku, self._location_or_ghost(shop, item.row.location.id)
-            item.row = sku.rows.setdefault(location.id, Row(sku, location, sku.settings.safety_stock, ghost=True))
+            item.row = sku.rows.setdefault(location.id, Row(sku, location, sku.safety_stock, ghost=True))
 
     def _sku_or_ghost(self, shop: Shop, sku_id: str) -> Sku:
         settings = inventory.PutSkuRequest(shop_id=shop.id, sku_id=sku_id, status=RETIRED)

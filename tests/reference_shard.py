@@ -114,7 +114,7 @@ class Shard:
     def row_for(self, sku: Sku, location: Location) -> Row:
         """The row, which comes to be with the first command that needs it."""
         if location.id not in sku.rows:
-            sku.rows[location.id] = Row(sku, location, sku.settings.safety_stock)
+            sku.rows[location.id] = Row(sku, location, sku.safety_stock)
         return sku.rows[location.id]
 
     def rows_at(self, location: Location | None) -> list[Row]:

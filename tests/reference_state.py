@@ -68,6 +68,8 @@ class Sku:
     passed: dict[Order, int] = field(default_factory=dict)
     purchases: dict[Order, Purchase] = field(default_factory=dict)
     order_count: int = 0
+    # Of rows that come to be. A PutSku that retires leaves it as it was.
+    safety_stock: int = 0
     # Made by a Restore, for as long as an order names it.
     ghost: bool = False
 
