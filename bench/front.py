@@ -28,7 +28,7 @@ CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, GENERATOR_CORE = CORES[0], CORES[-1]
 
 # The set-up that the bars are about; beside it stands what `everopen serve` does unasked.
-MAIN = tuple(os.environ.get("EVEROPEN_BENCH_SERVE", "--workers 1").split())
+MAIN = tuple(os.environ.get("EVEROPEN_BENCH_SERVE", "--workers 1 --followers 0").split())
 
 BLOCK_BYTES = 4096
 
