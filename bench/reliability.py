@@ -257,6 +257,8 @@ def reckon(folders: list[Path], results: list[Result]) -> Reckoning:
                 if run not in counts:
                     continue
                 number = int(id_[RUN_BYTES + 1 :], 16)
+                # What was sent while the load was being stopped may be beyond what it counted.
+                counts[run].extend(bytes(max(0, number + 1 - len(counts[run]))))
                 counts[run][number] = min(255, counts[run][number] + 1)
                 if run in places:
                     place = places[run][number * 10 % len(places[run]) :][:10]
