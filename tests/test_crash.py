@@ -27,7 +27,7 @@ from everopen.v1 import order_service_pb2 as orders
 from tests.serving import ROOT, SEGMENT_BYTES, Client, Server, adjustment, everopen, order
 
 # Each takes a second, and tests/faults kills in many more ways; the long seeds go on for longer.
-ROUNDS = 30
+ROUNDS = 20
 LONG_ROUNDS = 55
 THREADS = 4
 BATCH = 25
