@@ -22,7 +22,7 @@ cdef extern from *:
         ssize_t (*write)(struct Disk *disk, int fd, const void *data, size_t size, uint64_t at);
         int (*sync)(struct Disk *disk, int fd);
         int (*allocate)(struct Disk *disk, int fd, uint64_t size);             /* 0 or the error itself */
-        void (*forget)(struct Disk *disk, int fd);                             /* what the page cache holds of it */
+        void (*forget)(struct Disk *disk, int fd);                             /* no page cache for it; no promise */
         int (*rename)(struct Disk *disk, const char *from, const char *to, int replace);
         int (*remove)(struct Disk *disk, const char *name);
         int (*sync_names)(struct Disk *disk);
@@ -58,7 +58,12 @@ cdef extern from *:
     }
     static int disk_sync(Disk *d, int fd) { (void)d; return fdatasync(fd); }
     static int disk_allocate(Disk *d, int fd, uint64_t size) { (void)d; return posix_fallocate(fd, 0, (off_t)size); }
-    static void disk_forget(Disk *d, int fd) { (void)d; posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED); }
+    static void disk_forget(Disk *d, int fd) {
+        (void)d;
+        /* Written out, but not flushed: the device's cache is emptied by whoever syncs next, a little at a time. */
+        sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER);
+        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    }
     static void disk_expect(Disk *d, int fd, uint64_t at, size_t size) {
         (void)d;
         posix_fadvise(fd, (off_t)at, (off_t)size, POSIX_FADV_WILLNEED);

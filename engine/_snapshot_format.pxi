@@ -1,5 +1,5 @@
 # Snapshots: one section per partition, string ids, a CRC and digests per section. The layout stands in
-# docs/snapshot_format.md. Here are the header, the items in their order, and the ranks that keep lists in order.
+# docs/snapshot_format.md. Here are the header, and the items in their order.
 
 cdef extern from *:
     """
@@ -63,66 +63,3 @@ cdef enum Item:
     ITEM_SKU = 3
     ITEM_ORDER = 4
     ITEM_REMEMBERED = 5
-
-# An object's place in a snapshot.
-cdef struct Placed:
-    uint32_t partition, shop, handle
-    int item
-    Span shop_id, id
-
-# The place of an object in a list, from 1.
-cdef struct Ranked:
-    uint32_t handle, rank
-
-cdef struct Ranks:
-    Ranked* items
-    size_t count, capacity
-
-
-cdef int by_place(const void* left, const void* right) noexcept nogil:
-    cdef const Placed* a = <const Placed*>left
-    cdef const Placed* b = <const Placed*>right
-    cdef int order
-    if a.partition != b.partition:
-        return -1 if a.partition < b.partition else 1
-    order = compare_ids(a.shop_id, b.shop_id)
-    if order == 0:
-        order = a.item - b.item
-    return order if order != 0 else compare_ids(a.id, b.id)
-
-
-cdef int by_handle(const void* left, const void* right) noexcept nogil:
-    cdef const Ranked* a = <const Ranked*>left
-    cdef const Ranked* b = <const Ranked*>right
-    return -1 if a.handle < b.handle else a.handle > b.handle
-
-
-cdef void ranks_add(Ranks* ranks, uint32_t handle) noexcept nogil:
-    if ranks.count == ranks.capacity:
-        ranks.capacity = ranks.capacity * 2 + 64
-        ranks.items = <Ranked*>grown(ranks.items, ranks.capacity * sizeof(Ranked))
-    ranks.items[ranks.count].handle = handle
-    ranks.items[ranks.count].rank = <uint32_t>(ranks.count + 1)
-    ranks.count += 1
-
-
-cdef void ranks_add_list(Ranks* ranks, State* s, uint32_t handle, size_t links) noexcept nogil:
-    while handle:
-        ranks_add(ranks, handle)
-        handle = links_at(&s.arena, handle, links).next
-
-
-# 0: in no list.
-cdef uint32_t rank_of(const Ranks* ranks, uint32_t handle) noexcept nogil:
-    cdef size_t low = 0, high = ranks.count, middle
-    while low < high:
-        middle = (low + high) >> 1
-        if ranks.items[middle].handle < handle:
-            low = middle + 1
-        else:
-            high = middle
-    return ranks.items[low].rank if low < ranks.count and ranks.items[low].handle == handle else 0
-
-
-cdef uint32_t partition_number(Span shop) noexcept nogil:
-    return crc32c_of(shop.data, shop.size, 0) % <uint32_t>PARTITIONS

@@ -14,6 +14,7 @@ cdef extern from *:
     static void child_begins(int nice_value) {
         prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
         eo_give_way(nice_value, 100000);
+        syscall(SYS_ioprio_set, 1, 0, 3 << 13);    /* ioprio_set(2): this process, idle class, where it counts */
     }
     """
     void child_words(const char* text) noexcept nogil
@@ -33,7 +34,7 @@ cdef const char* save_state(State* s, Disk* disk, const char* name, uint64_t byt
     snprintf(temporary, SNAPSHOT_NAME_BYTES, b"%s.tmp", name)
     failure = write_file(s, disk, temporary, bytes_per_s)
     if failure == NULL:
-        failure = prove_file(disk, temporary)
+        failure = prove_file(disk, temporary, bytes_per_s)
     if failure == NULL and disk.rename(disk, temporary, name, True) != 0:
         failure = b"rename"
     if failure == NULL and SAFE(SAFETY_NAMES_SYNC) and disk.sync_names(disk) != 0:
@@ -50,13 +51,13 @@ cdef const char* write_file(State* s, Disk* disk, const char* name, uint64_t byt
     disk.remove(disk, name)
     memset(&file, 0, sizeof(file))
     file.disk = disk
-    file.bytes_per_s = bytes_per_s
-    file.began_ns = journal_now_ns(CLOCK_MONOTONIC)
     file.fd = disk.open(disk, name, O_RDWR | O_CREAT | O_EXCL)
     if file.fd < 0:
         return b"open"
-    write_state(s, &file)
-    file_settle(&file)
+    write_state(s, &file, bytes_per_s)
+    if file.error == 0 and disk.sync(disk, file.fd) != 0:
+        file.error = errno
+    disk.forget(disk, file.fd)
     disk.close(disk, file.fd)
     if file.error:
         errno_is(file.error)
@@ -66,15 +67,16 @@ cdef const char* write_file(State* s, Disk* disk, const char* name, uint64_t byt
 
 # Reads it back from the disk: every CRC, and that the digests of the sections, made anew from the objects, add up to
 # those that the state has kept all along.
-cdef const char* prove_file(Disk* disk, const char* name) noexcept nogil:
+cdef const char* prove_file(Disk* disk, const char* name, uint64_t bytes_per_s) noexcept nogil:
     cdef SnapshotHeader header
     cdef uint64_t sums[4]
     cdef uint64_t at = sizeof(SnapshotHeader)
-    cdef uint8_t* chunk = <uint8_t*>malloc(SNAPSHOT_CHUNK_BYTES)
+    cdef Pace pace = pace_of(bytes_per_s)
+    cdef uint8_t* piece = <uint8_t*>malloc(SNAPSHOT_PIECE_BYTES)
     cdef int fd = disk.open(disk, name, O_RDONLY)
     cdef const char* failure = NULL
     cdef uint32_t i
-    INVARIANT(chunk != NULL, "out of memory")
+    INVARIANT(piece != NULL, "out of memory")
     memset(sums, 0, sizeof(sums))
     errno_is(EIO)
     if fd < 0 or not read_whole(disk, fd, <uint8_t*>&header, sizeof(header), 0):
@@ -85,15 +87,16 @@ cdef const char* prove_file(Disk* disk, const char* name) noexcept nogil:
         failure = prove_retention(disk, fd, &at, header.crc, sums)
     i = 0
     while failure == NULL and i < header.sections:
-        failure = prove_section(disk, fd, &at, chunk, sums)
+        failure = prove_section(disk, fd, &at, &pace, piece, sums)
         i += 1
     if failure == NULL and (memcmp(sums, header.business, 16) or memcmp(sums + 2, header.whole, 16)):
         failure = b"proving its digests"
     if failure == NULL and disk.size(disk, fd) != <int64_t>at:
         failure = b"proving its length"
     if fd >= 0:
+        disk.forget(disk, fd)
         disk.close(disk, fd)
-    free(chunk)
+    free(piece)
     return failure
 
 
@@ -109,7 +112,9 @@ cdef const char* prove_retention(Disk* disk, int fd, uint64_t* at, uint32_t crc,
     return NULL
 
 
-cdef const char* prove_section(Disk* disk, int fd, uint64_t* at, uint8_t* chunk, uint64_t* sums) noexcept nogil:
+cdef const char* prove_section(
+    Disk* disk, int fd, uint64_t* at, const Pace* pace, uint8_t* piece, uint64_t* sums
+) noexcept nogil:
     cdef SectionHeader header
     cdef uint64_t left
     cdef size_t size
@@ -121,12 +126,13 @@ cdef const char* prove_section(Disk* disk, int fd, uint64_t* at, uint8_t* chunk,
     at[0] += sizeof(header)
     left = header.size
     while left:
-        size = <size_t>left if left < SNAPSHOT_CHUNK_BYTES else <size_t>SNAPSHOT_CHUNK_BYTES
-        if not read_whole(disk, fd, chunk, size, at[0]):
+        size = <size_t>left if left < SNAPSHOT_PIECE_BYTES else <size_t>SNAPSHOT_PIECE_BYTES
+        if not read_whole(disk, fd, piece, size, at[0]):
             return b"reading it back"
-        crc = crc32c_of(chunk, size, crc)
+        crc = crc32c_of(piece, size, crc)
         at[0] += size
         left -= size
+        keep_pace(pace, at[0])
     sum_add(sums, header.business[0], header.business[1])
     sum_add(sums + 2, header.whole[0], header.whole[1])
     if crc != header.payload_crc:

@@ -1,10 +1,9 @@
-# Writing a snapshot: all objects sorted by partition, shop and kind, each told with string ids.
+# Writing a snapshot: all objects in their order, each told with string ids.
 
 cdef struct SnapshotWriter:
     State* s
-    Placed* placed
-    size_t count, at
-    Ranks held, purchased, remembered, to_match, queued
+    Sorted sorted
+    size_t at                                  # in sorted.items
     Buffer out
     uint64_t business[2]
     uint64_t whole[2]
@@ -27,66 +26,6 @@ cdef inline void whash(SnapshotWriter* w, Hash128 value) noexcept nogil:
 
 cdef inline void wstr(SnapshotWriter* w, Span text) noexcept nogil:
     buffer_end(&w.out, dstr(buffer_reserve(&w.out, 1 + text.size), text))
-
-
-cdef void place(SnapshotWriter* w, int item, uint32_t shop_handle, uint32_t handle, Span id) noexcept nogil:
-    cdef Placed* placed = &w.placed[w.count]
-    placed.shop_id = id_of_shop(shop_at(w.s, shop_handle))
-    placed.partition = partition_number(placed.shop_id)
-    placed.shop = shop_handle
-    placed.handle = handle
-    placed.item = item
-    placed.id = id
-    w.count += 1
-
-
-cdef void place_everything(SnapshotWriter* w) noexcept nogil:
-    cdef State* s = w.s
-    cdef uint64_t cursor = 0
-    cdef uint32_t handle = index_each(&s.shops, &s.arena, &cursor)
-    w.placed = <Placed*>grown(NULL, (s.shops.count + s.locations.count + s.skus.count + s.orders.count
-                                     + s.remembered.count + 1) * sizeof(Placed))
-    while handle:
-        place(w, ITEM_SHOP, handle, handle, id_of_shop(shop_at(s, handle)))
-        ranks_add_list(&w.queued, s, shop_at(s, handle).queued.head, queued_links())
-        handle = index_each(&s.shops, &s.arena, &cursor)
-    cursor = 0
-    handle = index_each(&s.locations, &s.arena, &cursor)
-    while handle:
-        place(w, ITEM_LOCATION, location_at(s, handle).shop, handle, id_of_location(location_at(s, handle)))
-        handle = index_each(&s.locations, &s.arena, &cursor)
-    cursor = 0
-    handle = index_each(&s.skus, &s.arena, &cursor)
-    while handle:
-        place(w, ITEM_SKU, sku_at(s, handle).shop, handle, id_of_sku(sku_at(s, handle)))
-        handle = index_each(&s.skus, &s.arena, &cursor)
-    cursor = 0
-    handle = index_each(&s.orders, &s.arena, &cursor)
-    while handle:
-        place(w, ITEM_ORDER, order_at(s, handle).shop, handle, id_of_order(order_at(s, handle)))
-        handle = index_each(&s.orders, &s.arena, &cursor)
-    handle = s.remembered_head if SAFE(SAFETY_DEDUPE_IN_SNAPSHOT) else 0
-    while handle:
-        place(w, ITEM_REMEMBERED, (<Remembered*>arena_at(&s.arena, handle)).shop, handle,
-              remembered_id(<Remembered*>arena_at(&s.arena, handle)))
-        ranks_add(&w.remembered, handle)
-        handle = (<Remembered*>arena_at(&s.arena, handle)).next
-    sort(w.placed, w.count, sizeof(Placed), by_place)
-
-
-cdef void rank_lists(SnapshotWriter* w) noexcept nogil:
-    cdef State* s = w.s
-    cdef int slot
-    for slot in range(DURATIONS):
-        ranks_add_list(&w.held, s, s.holds[slot].items.head, hold_links())
-        ranks_add_list(&w.purchased, s, s.windows[slot].items.head, purchase_links())
-    ranks_add_list(&w.held, s, s.closed.head, hold_links())    # an order is in one of these lists at most
-    ranks_add_list(&w.to_match, s, s.to_match.head, match_links())
-    sort(w.held.items, w.held.count, sizeof(Ranked), by_handle)
-    sort(w.purchased.items, w.purchased.count, sizeof(Ranked), by_handle)
-    sort(w.remembered.items, w.remembered.count, sizeof(Ranked), by_handle)
-    sort(w.to_match.items, w.to_match.count, sizeof(Ranked), by_handle)
-    sort(w.queued.items, w.queued.count, sizeof(Ranked), by_handle)
 
 
 cdef void write_shop(SnapshotWriter* w, const Shop* shop) noexcept nogil:
@@ -135,8 +74,8 @@ cdef void write_sku(SnapshotWriter* w, uint32_t handle) noexcept nogil:
     w32(w, sku.safety_stock)
     w64(w, 0 if sku.ghost else w.s.holds[sku.ttl_slot].duration_ms)
     w64(w, 0 if sku.ghost else w.s.windows[sku.window_slot].duration_ms)
-    w32(w, rank_of(&w.queued, handle))
-    w32(w, rank_of(&w.to_match, handle))
+    w32(w, keyed_find(&w.sorted.queued, handle))
+    w32(w, keyed_find(&w.sorted.to_match, handle))
     w32(w, sku.row_count)
     while row:
         write_row(w, row_at(w.s, row))
@@ -194,7 +133,7 @@ cdef void write_order(SnapshotWriter* w, uint32_t handle) noexcept nogil:
     w8(w, order.strategy)
     w8(w, order.priority_class)
     w64(w, s.holds[order.ttl_slot].duration_ms if order.flags & ORDER_HELD else 0)
-    w32(w, rank_of(&w.held, handle))
+    w32(w, keyed_find(&w.sorted.held, handle))
     w8(w, order.line_count)
     for i in range(order.line_count):
         wstr(w, id_of_sku(sku_at(s, lines[i].sku)))
@@ -252,7 +191,7 @@ cdef void write_more(SnapshotWriter* w, const Order* order) noexcept nogil:
         w32(w, purchase_at(s, handle).quantity)
         w64(w, purchase_at(s, handle).ends_at_ms)
         w64(w, s.windows[purchase_at(s, handle).slot].duration_ms)
-        w32(w, rank_of(&w.purchased, handle))
+        w32(w, keyed_find(&w.sorted.purchased, handle))
         count_in(w.whole, purchase_digest(s, purchase_at(s, handle)))
         handle = purchase_at(s, handle).next_of_order
     w8(w, 0)
@@ -276,7 +215,7 @@ cdef void write_remembered(SnapshotWriter* w, uint32_t handle) noexcept nogil:
     whash(w, remembered.content)
     w64(w, remembered.sequence)
     w64(w, remembered.time_ms)
-    w32(w, rank_of(&w.remembered, handle))
+    w32(w, keyed_find(&w.sorted.remembered, handle))
     count_in(w.whole, remembered_digest(w.s, remembered))
 
 
@@ -284,32 +223,36 @@ cdef void write_remembered(SnapshotWriter* w, uint32_t handle) noexcept nogil:
 # there is none, or the file has failed.
 cdef int write_section(SnapshotWriter* w, SnapshotFile* file) noexcept nogil:
     cdef SectionHeader header
-    cdef Placed* placed
+    cdef const KeyedList* all = &w.sorted.items
+    cdef uint32_t handle
+    cdef int item
     cdef uint64_t begin = file.at
-    if w.at == w.count or file.error:
+    if w.at == all.count or file.error:
         return 0
     memset(&header, 0, sizeof(header))
     memset(w.business, 0, sizeof(w.business))
     memset(w.whole, 0, sizeof(w.whole))
-    header.partition = w.placed[w.at].partition
+    header.partition = all.items[w.at].number
     file.at += sizeof(header)
     w.out.size = 0
-    while w.at < w.count and w.placed[w.at].partition == header.partition:
-        placed = &w.placed[w.at]
-        w8(w, <uint8_t>placed.item)
-        if placed.item == ITEM_SHOP:
-            write_shop(w, shop_at(w.s, placed.handle))
-        elif placed.item == ITEM_LOCATION:
-            write_location(w, location_at(w.s, placed.handle))
-        elif placed.item == ITEM_SKU:
-            write_sku(w, placed.handle)
-        elif placed.item == ITEM_ORDER:
-            write_order(w, placed.handle)
+    while w.at < all.count and all.items[w.at].number == header.partition:
+        item = item_of(&all.items[w.at])
+        handle = all.items[w.at].handle
+        w8(w, <uint8_t>item)
+        if item == ITEM_SHOP:
+            write_shop(w, shop_at(w.s, handle))
+        elif item == ITEM_LOCATION:
+            write_location(w, location_at(w.s, handle))
+        elif item == ITEM_SKU:
+            write_sku(w, handle)
+        elif item == ITEM_ORDER:
+            write_order(w, handle)
         else:
-            write_remembered(w, placed.handle)
+            write_remembered(w, handle)
         header.items += 1
         w.at += 1
-        if w.out.size >= SNAPSHOT_CHUNK_BYTES:
+        give_way_after(w.at, PIECE_IN_MEMORY)
+        if w.out.size >= SNAPSHOT_PIECE_BYTES:
             write_payload(w, file, &header)
     write_payload(w, file, &header)
     memcpy(header.business, w.business, 16)
@@ -327,10 +270,11 @@ cdef void write_payload(SnapshotWriter* w, SnapshotFile* file, SectionHeader* he
 
 
 cdef uint32_t count_sections(const SnapshotWriter* w) noexcept nogil:
+    cdef const KeyedList* all = &w.sorted.items
     cdef uint32_t sections = 0
     cdef size_t i
-    for i in range(w.count):
-        sections += i == 0 or w.placed[i].partition != w.placed[i - 1].partition
+    for i in range(all.count):
+        sections += i == 0 or all.items[i].number != all.items[i - 1].number
     return sections
 
 
@@ -371,19 +315,14 @@ cdef void write_snapshot_header(const SnapshotWriter* w, SnapshotFile* file) noe
 
 
 # The whole state, as it is now, into an empty file.
-cdef void write_state(State* s, SnapshotFile* file) noexcept nogil:
+cdef void write_state(State* s, SnapshotFile* file, uint64_t bytes_per_s) noexcept nogil:
     cdef SnapshotWriter w
     memset(&w, 0, sizeof(w))
     w.s = s
-    place_everything(&w)
-    rank_lists(&w)
+    sort_state(s, &w.sorted)
+    file.pace = pace_of(bytes_per_s)           # sorting takes its time, for which writing does not hurry
     write_snapshot_header(&w, file)
     while write_section(&w, file):
         pass
-    free(w.placed)
-    free(w.held.items)
-    free(w.purchased.items)
-    free(w.remembered.items)
-    free(w.to_match.items)
-    free(w.queued.items)
+    forget_sorted(&w.sorted)
     buffer_free(&w.out)
