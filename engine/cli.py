@@ -7,21 +7,19 @@ ended `serve` at once.
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from engine.cli_common import DataDir, fail, in_words
+from engine.cli_serve import serve, upgrade
 from engine.exits import Exit
 from engine.torture import torture
 
 if TYPE_CHECKING:
     from engine.backup import Held
-    from engine.listen import Address, UnixAddress
 
 app = typer.Typer(
     name="everopen",
@@ -33,10 +31,8 @@ app = typer.Typer(
 )
 journal = typer.Typer(help="Look into a log.", no_args_is_help=True)
 app.add_typer(journal, name="journal")
-app.command()(torture)
-
-FOLLOWERS_DEFAULT = 1
-DataDir = Annotated[Path, typer.Option("--data-dir", help="The data directory.", file_okay=False)]
+for command in (serve, upgrade, torture):
+    app.command()(command)
 
 
 def main() -> None:
@@ -44,168 +40,12 @@ def main() -> None:
     app()
 
 
-def _fail(code: Exit, message: str) -> NoReturn:
-    # The code counts, also where nobody can take the sentence.
-    with suppress(OSError):
-        print(f"everopen: {message}", file=sys.stderr, flush=True)
-    raise typer.Exit(code)
-
-
-@contextmanager
-def _in_words() -> Iterator[None]:
-    """Errors that a user can do something about end the program with a sentence and a code, not with a traceback."""
-    from engine import errors
-
-    try:
-        yield
-    except (errors.EveropenError, OSError) as error:
-        _fail(Exit.of(error), str(error))
-
-
-@app.command()
-def serve(
-    context: typer.Context,
-    data_dir: DataDir,
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 picks a free one. Repeatable. Default: 127.0.0.1:7400."
-        ),
-    ] = None,
-    insecure_listen: Annotated[
-        bool, typer.Option("--insecure-listen", help="Allow an address that other machines reach, in plaintext.")
-    ] = False,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that serve. Default: one for each core but one, at least one.", min=1)
-    ] = None,
-    shards: Annotated[
-        int | None,
-        typer.Option(help="Shards of a new data directory, which cannot be changed later. Default: 1.", min=1),
-    ] = None,
-    max_connection_age: Annotated[
-        int | None,
-        typer.Option(metavar="S", help="Ask clients to connect anew after so many seconds. Default: never.", min=1),
-    ] = None,
-    expect_orders: Annotated[
-        int, typer.Option(help="Take memory for so many open orders of each shard at the start.", min=0)
-    ] = 0,
-    followers: Annotated[
-        int, typer.Option(help="Processes that stand by for each worker with a shard, to take over: 0 or 1.", min=0)
-    ] = FOLLOWERS_DEFAULT,
-    snapshot_bytes: Annotated[
-        int, typer.Option(help="A snapshot is taken after so many bytes of log.", min=4096)
-    ] = 1024**3,
-    snapshot_s: Annotated[
-        int, typer.Option("--snapshot-s", help="Or after so many seconds, if anything was logged.", min=1)
-    ] = 900,
-    segment_bytes: Annotated[
-        int | None,
-        typer.Option(help="Size of a log segment, in bytes; below 16 MiB for tests only.", hidden=True),
-    ] = None,
-    heartbeat_ms: Annotated[
-        int | None, typer.Option("--heartbeat-ms", help="A worker without heartbeat is killed.", hidden=True, min=1)
-    ] = None,
-    until_stdin_ends: Annotated[
-        bool, typer.Option("--until-stdin-ends", help="Go down when whoever started it is gone.", hidden=True)
-    ] = False,
-    front_setting: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="See engine/front_settings.py.", hidden=True)
-    ] = None,
-) -> None:
-    """Serve orders until SIGTERM or SIGINT; a second signal ends at once."""
-    addresses = _addresses(listen or ["127.0.0.1:7400"], insecure_listen)
-    from engine.logs import configure
-
-    configure(process="supervisor")
-    from engine import front_settings
-    from engine.limits import FOLLOWERS_MAX, HEARTBEAT_MS_DEFAULT, LIMITS
-    from engine.serve import serve as serve_until_signal
-    from engine.settings import Settings
-
-    count = workers or max(1, len(os.sched_getaffinity(0)) - 1)
-    if count > LIMITS["WORKERS_MAX"]:
-        if workers:
-            raise typer.BadParameter(f"at most {LIMITS['WORKERS_MAX']} are possible", param_hint="--workers")
-        count = LIMITS["WORKERS_MAX"]
-    if shards is not None and shards > LIMITS["SHARDS_MAX"]:
-        raise typer.BadParameter(f"at most {LIMITS['SHARDS_MAX']} are possible", param_hint="--shards")
-    if followers > FOLLOWERS_MAX:
-        raise typer.BadParameter(f"a worker has at most {FOLLOWERS_MAX} follower", param_hint="--followers")
-    try:
-        front = front_settings.parse_overrides(front_setting or [])
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--front-setting") from None
-    if max_connection_age:
-        front["connection_age_ms"] = 1_000 * max_connection_age
-    with _in_words():
-        settings = Settings(
-            data_dir,
-            addresses,
-            count,
-            shards,
-            front,
-            segment_bytes,
-            expect_orders,
-            followers=followers,
-            snapshot_bytes=snapshot_bytes,
-            snapshot_s=snapshot_s,
-            heartbeat_ms=heartbeat_ms or HEARTBEAT_MS_DEFAULT,
-            # The default of workers depends on the cores that this process may use.
-            fingerprint=_fingerprint(context.params | {"workers": count}),
-            until_stdin_ends=until_stdin_ends,
-        )
-        code = serve_until_signal(settings)
-    raise typer.Exit(code)
-
-
-def _fingerprint(parameters: dict[str, object]) -> str:
-    """Of what was asked for; what was not asked for is left out, so that options may be added later."""
-    import hashlib
-
-    asked = {name: value for name, value in parameters.items() if name != "data_dir" and value not in (None, False, [])}
-    return hashlib.blake2b(repr(sorted(asked.items())).encode(), digest_size=16).hexdigest()
-
-
-@app.command()
-def upgrade(data_dir: DataDir) -> None:
-    """Replace every process of a running engine by the program as it is installed now; no call fails."""
-    with _in_words():
-        from engine.upgrade import UpgradeError
-        from engine.upgrade import run as run_upgrade
-
-        try:
-            for line in run_upgrade(data_dir):
-                print(f"upgrade: {line}", flush=True)
-        except UpgradeError as error:
-            _fail(Exit.WRONG, f"upgrade: {error}")
-        print("upgrade: all processes are replaced", flush=True)
-
-
-def _addresses(texts: list[str], insecure: bool) -> tuple[Address | UnixAddress, ...]:
-    from engine.limits import LISTEN_ADDRESSES_MAX
-    from engine.listen import parse_address
-
-    try:
-        addresses = tuple(parse_address(text) for text in texts)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--listen") from None
-    if len(addresses) > LISTEN_ADDRESSES_MAX:
-        raise typer.BadParameter(f"at most {LISTEN_ADDRESSES_MAX} are possible", param_hint="--listen")
-    for address in addresses:
-        if not address.is_loopback and not insecure:
-            raise typer.BadParameter(
-                f"{address} is reachable from other machines, in plaintext: say --insecure-listen if that is meant",
-                param_hint="--listen",
-            )
-    return addresses
-
-
 @app.command()
 def audit(data_dir: DataDir) -> None:
     """Replay the log, compare it with every snapshot, and check every invariant."""
     from engine import errors
 
-    with _in_words():
+    with in_words():
         from engine.audit import Violation
         from engine.audit import audit as run
 
@@ -213,9 +53,9 @@ def audit(data_dir: DataDir) -> None:
             for line in run(data_dir):
                 print(line, flush=True)
         except (errors.JournalDamaged, errors.SnapshotDamaged, errors.ReplayMismatch, errors.ArchiveDamaged) as error:
-            _fail(Exit.DAMAGED, f"audit: fails: {error}")
+            fail(Exit.DAMAGED, f"audit: fails: {error}")
         except Violation as error:
-            _fail(Exit.WRONG, f"audit: fails: {error}")
+            fail(Exit.WRONG, f"audit: fails: {error}")
 
 
 @app.command()
@@ -226,7 +66,7 @@ def snapshot(
     ] = False,
 ) -> None:
     """Write a snapshot of all that is durable; also beside a running engine."""
-    with _in_words():
+    with in_words():
         from engine.datadir import shard_directories
         from engine.snapshots import take
 
@@ -248,7 +88,7 @@ def backup(
     data_dir: DataDir,
 ) -> None:
     """Copy what is durable, also of a running engine, and prove the copy by replaying it."""
-    with _in_words():
+    with in_words():
         from engine.backup import backup as run
 
         _print_held(f"backup: {target}", run(data_dir, target))
@@ -267,7 +107,7 @@ def restore(
     ] = None,
 ) -> None:
     """Make a data directory from a backup, with new log_ids and the same sequences, times and outcomes."""
-    with _in_words():
+    with in_words():
         from engine.backup import read_manifest
         from engine.backup import restore as run
 
@@ -315,7 +155,7 @@ def verify(data_dir: DataDir) -> None:
     """Say in words what of the log is whole, and where it is damaged."""
     from engine import errors
 
-    with _in_words():
+    with in_words():
         from engine.datadir import shard_directories
         from engine.journal_tools import verify as run
 
@@ -350,7 +190,7 @@ def dump(
     json: Annotated[bool, typer.Option("--json", help="JSON, one object a line.")] = False,
 ) -> None:
     """Print records, one a line: shard (if there are several), sequence, time, kind, outcome, command, effects."""
-    with _in_words():
+    with in_words():
         from engine.datadir import shard_count
         from engine.journal_tools import dump as run
 
@@ -382,7 +222,7 @@ def replay(
     """Send real orders; running it again sends nothing twice."""
     from rich.console import Console
 
-    with _in_words():
+    with in_words():
         from engine.order_file import OrderFileError
         from engine.replay import Options, ReplayError, ServerGone, report
         from engine.replay import replay as run
@@ -392,14 +232,14 @@ def replay(
         try:
             result = run(options, Console(stderr=True))
         except OrderFileError as error:
-            _fail(Exit.ARGUMENT, str(error))
+            fail(Exit.ARGUMENT, str(error))
         except ServerGone as error:
-            _fail(Exit.UNUSABLE, str(error))
+            fail(Exit.UNUSABLE, str(error))
         except (ReplayError, SeedingError) as error:
-            _fail(Exit.WRONG, str(error))
+            fail(Exit.WRONG, str(error))
         report(result).print(Console())
         if not result.holds:
-            _fail(Exit.WRONG, "replay: the answers do not add up to the file")
+            fail(Exit.WRONG, "replay: the answers do not add up to the file")
 
 
 @app.command()
@@ -410,7 +250,7 @@ def demo(
     ] = None,
 ) -> None:
     """Start an engine, run a night of orders in seconds, stop it, and audit what it logged."""
-    with _in_words():
+    with in_words():
         from engine.demo import demo as run
 
         raise typer.Exit(run(seconds, data_dir))
@@ -452,7 +292,7 @@ def bench(
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of the table.")] = False,
 ) -> None:
     """Put load on a server: native, unique orders, every answer checked, latency from when a request was due."""
-    with _in_words():
+    with in_words():
         from engine.load_report import bench as run
         from engine.load_request import METHODS, UNITS, Options
 
@@ -484,7 +324,7 @@ def bench(
             reserve_ttl_ms=reserve_ttl_ms,
         )
         if not run(options, json, acks):
-            _fail(Exit.WRONG, "bench: a request was answered wrongly")
+            fail(Exit.WRONG, "bench: a request was answered wrongly")
 
 
 @app.command()
