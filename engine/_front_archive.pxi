@@ -101,19 +101,18 @@ cdef void take_found(Front* f, Found* found) noexcept nogil:
             p.item.size = 0
             memcpy(buffer_reserve(&p.item, found.size + 1), found + 1, found.size)
             p.item.size = found.size
-            p.failed = p.failed or (found.size != 0 and not is_asked_for(p))
             p.next = f.answered
             f.answered = p
         free(found)
         found = following
 
 
-# An archive that answers with another's order is one that cannot be asked.
+# Whether an item, as far as it says whose it is, is the order that was asked for.
 cdef bint is_asked_for(const Parked* p) noexcept nogil:
     cdef Span shop, order
-    return (item_names(span_of(p.item.data, <uint32_t>p.item.size), &shop, &order) != 0
-            and span_equal(shop, span_of(p.ids, p.shop_size))
-            and span_equal(order, span_of(p.ids + p.shop_size, p.order_size)))
+    return (not item_names(span_of(p.item.data, <uint32_t>p.item.size), &shop, &order)
+            or (span_equal(shop, span_of(p.ids, p.shop_size))
+                and span_equal(order, span_of(p.ids + p.shop_size, p.order_size))))
 
 
 cdef void archive_turn(Front* f) noexcept nogil:
@@ -148,6 +147,8 @@ cdef void execute_again(Front* f, Parked* p) noexcept nogil:
         ask_archive(f, p)
     elif p.item.size == 0:
         answer_job(h, unpark(f, p), verdict)
+    elif not is_asked_for(p):
+        job_fail(f, unpark(f, p), CODE_DATA_LOSS, b"ARCHIVE_DAMAGED", b"The archive gave another order.")
     else:
         tally(f, ARCHIVE_HITS, 1)
         verdict = read_archived(h, p) if job.method == GET_ORDER else restore_first(f, h, p)

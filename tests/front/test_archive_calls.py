@@ -212,6 +212,12 @@ def test_archive_that_fails_makes_the_call_unavailable(front: Front) -> None:
         [(token, _, _, _)] = lookups(front)
         front.native.answer_lookup(token, b"nonsense")
         assert b"ARCHIVE_DAMAGED" in reason(connection.answer(asked))
+        for ask in ask_for, ask_return:
+            asked = ask(connection, 0)
+            [(token, _, _, order_id)] = lookups(front)
+            front.native.answer_lookup(token, next(item for name, item in items.items() if name != order_id))
+            assert b"ARCHIVE_DAMAGED" in reason(connection.answer(asked))
+        assert not set(kinds_logged(front, sequence)) - {_core.TICK}
     assert front.count("archive_failed") == 1
     assert_replays(front)
 
