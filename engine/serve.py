@@ -38,7 +38,7 @@ def serve(settings: Settings) -> int:
         listeners.open(settings.listen, settings.workers, adoption.listening(orphans))
         for address in settings.listen:
             if not address.is_loopback:
-                log.warning("serving in plaintext to other machines", address=str(address))
+                log.warning("serving in plaintext to other machines", listen=str(address))
         board = adoption.board(orphans)
         if board is None:
             board = board_create(settings.workers)

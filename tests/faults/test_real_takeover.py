@@ -13,7 +13,7 @@ from tests.faults.shim import HANG, FailingDisk
 from tests.faults.test_real_disks import LOGS
 
 FOLLOWED = ("--workers", "1", "--followers", "1")
-STANDS_BY = '"event": "following"'
+STANDS_BY = '"event":"following"'
 TAKES_OVER = "is taken over by its follower"
 NO_HEARTBEAT = "shows no heartbeat and is killed"
 

@@ -88,7 +88,7 @@ def test_orphans_that_are_terminated_answer_and_seal_their_logs(data_dir: Path) 
         for pid in pids:
             os.kill(pid, signal.SIGTERM)
         wait_for_ends(pidfds)
-        assert '"event": "stopped"' in server.stderr, "sealed"
+        assert '"event":"stopped"' in server.stderr, "sealed"
     assert not any(datadir.is_locked(shard) for shard in datadir.shard_directories(data_dir))
 
 

@@ -40,4 +40,4 @@ def test_lines_go_where_they_belong(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
         assert run(out.fileno(), err.fileno()) == 0
     assert (tmp_path / "out").read_text() == "everopen: serving\n"
-    assert '"event": "a line"' in (tmp_path / "err").read_text()
+    assert '"event":"a line"' in (tmp_path / "err").read_text()

@@ -277,7 +277,7 @@ def test_signal_to_the_whole_group_drains_as_one_to_the_supervisor_does(data_dir
             _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0
         assert b"Traceback" not in errors
-        assert errors.count(b'"event": "stopped"') == 3, "both logs are sealed, and then the supervisor ends"
+        assert errors.count(b'"event":"stopped"') == 3, "both logs are sealed, and then the supervisor ends"
 
 
 def test_damaged_shard_of_two_is_named_and_nothing_is_served(data_dir: Path) -> None:
