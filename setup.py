@@ -54,7 +54,8 @@ def flags_of(library: str, package: str) -> tuple[list[str], list[str]]:
 
 # Every extension may use them; the linker drops those that an extension does not.
 LINK += ["-Wl,--as-needed"]
-for compile_flags, link_flags in (flags_of("libnghttp2", "libnghttp2-dev"), flags_of("zlib", "zlib1g-dev")):
+for library, package in (("libnghttp2", "libnghttp2-dev"), ("zlib", "zlib1g-dev"), ("openssl", "libssl-dev")):
+    compile_flags, link_flags = flags_of(library, package)
     COMPILE += compile_flags
     LINK += link_flags
 

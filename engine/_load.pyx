@@ -10,7 +10,9 @@ include "_wire_read.pxi"
 include "_wire_write.pxi"
 include "_nghttp2.pxi"
 include "load/system.pxi"
+include "load/tls_declared.pxi"
 include "load/types.pxi"
+include "load/tls.pxi"
 include "load/request.pxi"
 include "load/answer.pxi"
 include "load/connection.pxi"
@@ -75,10 +77,11 @@ cdef class Generator:
         self, *, int connections, int streams, int batch, int window, bint is_stream, bint is_poisson, bint spin,
         bint retry, bint keep_acks, uint64_t rate, uint64_t requests_max, uint64_t open_max, uint64_t deadline_ms,
         uint64_t goodput_ms, str expect not None, uint64_t sold_out, list methods not None, bytes places not None,
-        uint64_t names, uint64_t seed,
+        uint64_t names, uint64_t seed, bytes tls_ca not None, bytes host not None,
     ):
         """`rate` is requests a second, 0 for a closed loop. `methods`: what is sent and, if orders are to be cancelled
-        once `open_max` of them are open, what cancels one."""
+        once `open_max` of them are open, what cancels one. `tls_ca`: the path of the CA's certificates, empty for
+        plaintext; the peer's must be for `host`."""
         cdef Load* l = self.load
         cdef Connection* c
         cdef uint32_t i, j
@@ -88,6 +91,12 @@ cdef class Generator:
         if len(methods) != 1 + (open_max > 0):
             raise ValueError("what is sent, and what cancels it")
         self.kept.append(places)
+        self.kept.append(host)
+        if tls_ca:
+            l.tls_context = client_context(tls_ca)
+            if l.tls_context == NULL:
+                raise ValueError(f"{tls_ca.decode()}: there is no certificate in it")
+            l.host = text_of(host)
         for index in range(<int>len(methods)):
             self.take_method(&l.methods[index], methods[index])
         l.connection_count, l.streams, l.batch, l.window = connections, streams, batch, window
@@ -154,6 +163,7 @@ cdef class Generator:
             free(c.received)
             buffer_free(&c.out)
             buffer_free(&c.block)
+        SSL_CTX_free(l.tls_context)
         posix_close(l.epoll)
         for i in range(METHODS_MAX):
             buffer_free(&l.methods[i].unary)

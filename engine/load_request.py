@@ -46,6 +46,7 @@ class Options:
     whole batches. retry: what the server did not answer, or could not now, is sent again with the same id. acks: keep
     which orders were acknowledged. open_orders: of `churn`, which cancels the oldest once there are so many. units: of
     each SKU; if not the default, orders may find too few. reserve_ttl_ms: of each SKU, 0 for the engine's default.
+    tls_ca: a file with the CA's certificates, empty for plaintext. headers: sent with each request, as a token is.
     """
 
     target: str = "127.0.0.1:7400"
@@ -71,6 +72,8 @@ class Options:
     open_orders: int = 100_000
     units: int = UNITS
     reserve_ttl_ms: int = 0
+    tls_ca: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
     run_id: str = field(default_factory=lambda: secrets.token_hex(5))
 
 
@@ -111,7 +114,7 @@ def method_of(options: Options, path: str, request: Message | None, expected: in
     """Headers, a template, where the digits stand in it that make a request one of its own, and the answer's number."""
     # A stream outlives every request, so it has no timeout.
     has_timeout = options.deadline_ms > 0 and options.method != "stream"
-    first, following, plain = headers_of(path, options.target, has_timeout, options.method != "churn")
+    first, following, plain = headers_of(path, options.target, has_timeout, options.method != "churn", options.headers)
     return {
         "headers_first": first,
         "headers_next": following,
@@ -142,7 +145,9 @@ def places_of(options: Options) -> bytes:
     return b"".join(b"%04d%06d" % (number % options.shops, sku) for number, sku in enumerate(skus))
 
 
-def headers_of(path: str, target: str, has_timeout: bool, only_path: bool) -> tuple[bytes, bytes, bytes]:
+def headers_of(
+    path: str, target: str, has_timeout: bool, only_path: bool, more: tuple[tuple[str, str], ...] = ()
+) -> tuple[bytes, bytes, bytes]:
     """Header blocks (HPACK, RFC 7541) of a connection's first request, of those after it, and for a peer that keeps no
     table. A timeout is the last field; its nine bytes of value end the block and are filled in per request. Where
     other paths are sent on the same connection, the path is left out of the table, which is one for all."""
@@ -157,6 +162,7 @@ def headers_of(path: str, target: str, has_timeout: bool, only_path: bool) -> tu
         ("te", "trailers"),
         (31, "application/grpc"),
         (58, "everopen-bench"),
+        *more,
     ]
     if has_timeout:
         fields.append(("grpc-timeout", "0" * 8 + "u"))

@@ -304,6 +304,8 @@ def make_generator(options: Options) -> Generator:
         places=places_of(options),
         names=ORDERS_READ if options.method == "get-order" else 0,
         seed=random.getrandbits(63),
+        tls_ca=os.fsencode(options.tls_ca),
+        host=host_of(options.target).encode() + b"\0",
     )
 
 
@@ -320,6 +322,10 @@ def connect(generator: Generator, options: Options) -> None:
 def attach(generator: Generator, target: str) -> None:
     for index in generator.wanted():
         generator.attach(index, open_socket(target).detach())
+
+
+def host_of(target: str) -> str:
+    return "localhost" if target.startswith("unix:") else target.rpartition(":")[0].strip("[]")
 
 
 def open_socket(target: str) -> socket.socket:

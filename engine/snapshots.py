@@ -5,7 +5,6 @@ Works beside a running engine: it replays up to what that engine has published a
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 

@@ -32,6 +32,7 @@ need "libxxhash-dev" c_header xxhash.h
 need "pkg-config" command -v pkg-config
 need "libnghttp2-dev" c_header nghttp2/nghttp2.h
 need "zlib1g-dev" c_header zlib.h
+need "libssl-dev" c_header openssl/ssl.h
 
 # Tests that need these are skipped, and say so, where they cannot be had.
 wish "fuse3" command -v fusermount3

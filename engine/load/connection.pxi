@@ -53,6 +53,8 @@ cdef void close_connection(Load* l, Connection* c, uint64_t now, uint64_t retry_
     for i in range(l.mask + 1):
         if c.calls[i].id != 0:
             lose_call(l, c, &c.calls[i], FATE_LOST, 0, now)
+    SSL_free(c.tls)
+    c.tls = NULL
     posix_close(c.fd)
     nghttp2_hd_inflate_del(c.inflater)
     l.ready -= c.phase == CONNECTION_READY
@@ -273,9 +275,17 @@ cdef bint on_frame(Load* l, Connection* c, int kind, int flags, uint32_t id, con
     return kind != NGHTTP2_PUSH_PROMISE
 
 
-# Reads once, so that each connection has its turn. False: the connection is at its end.
+# Reads once, so that each connection has its turn; of TLS all that was decrypted, of which no event would tell. False:
+# the connection is at its end.
 cdef bint read_connection(Load* l, Connection* c) noexcept nogil:
-    cdef ssize_t got = recv(c.fd, c.received + c.received_size, RECEIVE_BYTES - c.received_size, MSG_DONTWAIT)
+    cdef bint lives = read_some(l, c)
+    while lives and c.tls != NULL and SSL_pending(c.tls) > 0:
+        lives = read_some(l, c)
+    return lives
+
+
+cdef bint read_some(Load* l, Connection* c) noexcept nogil:
+    cdef ssize_t got = receive(c, c.received + c.received_size, RECEIVE_BYTES - c.received_size)
     cdef const uint8_t* at = c.received
     cdef const uint8_t* end
     cdef size_t size
@@ -313,7 +323,7 @@ cdef bint write_connection(Load* l, Connection* c) noexcept nogil:
     cdef ssize_t done
     c.is_dirty = False
     if c.out.size > c.out_sent:
-        done = send(c.fd, c.out.data + c.out_sent, c.out.size - c.out_sent, MSG_NOSIGNAL | MSG_DONTWAIT)
+        done = transmit(c, c.out.data + c.out_sent, c.out.size - c.out_sent)
         if done < 0 and errno != EAGAIN and errno != EINTR and errno != ENOTCONN:
             return False
         c.out_sent += <size_t>max(done, 0)
@@ -331,6 +341,11 @@ cdef bint write_connection(Load* l, Connection* c) noexcept nogil:
 cdef bint open_connection(Load* l, Connection* c, int fd) noexcept nogil:
     if nghttp2_hd_inflate_new(&c.inflater) != 0:
         return False
+    if l.tls_context != NULL:
+        c.tls = client_begin(l.tls_context, fd, <const char*>l.host.data)
+        if c.tls == NULL:
+            nghttp2_hd_inflate_del(c.inflater)
+            return False
     c.fd = fd
     c.phase = CONNECTION_OPENING
     c.next_id = 1

@@ -4,7 +4,7 @@ from libc.math cimport log
 
 cdef extern from "<errno.h>" nogil:
     int errno
-    int EAGAIN, EINTR, EINPROGRESS, ENOTCONN
+    int EAGAIN, EINTR, EINPROGRESS, ENOTCONN, ECONNRESET
 
 cdef extern from "<time.h>" nogil:
     cdef struct timespec:

@@ -114,6 +114,7 @@ ctypedef struct Call:
 
 ctypedef struct Connection:
     int fd
+    SSL* tls                                   # NULL: plaintext
     int phase
     uint32_t index, next_id, open_calls, blocked
     uint32_t streams_max, frame_bytes_max
@@ -174,6 +175,8 @@ ctypedef struct Load:
     uint64_t open_first, open_count, open_mask
     # The state.
     int epoll
+    SSL_CTX* tls_context                       # NULL: plaintext
+    Text host                                  # whose certificate is expected; ends with a 0
     uint32_t mask, turn, ready
     uint64_t sweep_ns
     Connection* connections
