@@ -65,6 +65,18 @@ ARCHIVE_S_MAX: Final = 30.0
 # Pages that the archive keeps in memory, of all shards together.
 ARCHIVE_CACHE_KIB_MAX: Final = 256 * 1024
 
+# Who calls. Credentials are bounded before anything of them is decoded.
+TOKEN_BYTES_MAX: Final = 8 * 1024
+TOKEN_LEEWAY_S: Final = 30
+# Keys that have no name are tried one after the other.
+TOKEN_KEYS_MAX: Final = 64
+TOKEN_KEYS_UNNAMED_MAX: Final = 4
+CALLER_NAME_BYTES_MAX: Final = 128
+SHOPS_OF_CALLER_MAX: Final = 1_024
+QUOTA_MAX: Final = 2**40
+IDENTITY_FILE_BYTES_MAX: Final = 16 * 1024 * 1024
+IDENTITY_LOOK_S: Final = 1.0
+
 LOG_ID_BYTES: Final = 16
 DATA_FORMAT_VERSION: Final = 1
 
