@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,7 @@ from engine.cli_common import DataDir, fail, in_words
 from engine.exits import Exit
 
 if TYPE_CHECKING:
+    from engine.identity import IdentitySettings
     from engine.listen import Address, UnixAddress
 
 FOLLOWERS_DEFAULT = 1
@@ -28,6 +30,19 @@ def serve(
     insecure_listen: Annotated[
         bool, typer.Option("--insecure-listen", help="Allow an address that other machines reach, in plaintext.")
     ] = False,
+    jwt_issuer: Annotated[
+        str | None, typer.Option("--jwt-issuer", metavar="TEXT", help="Whose bearer tokens are taken: their `iss`.")
+    ] = None,
+    jwt_audience: Annotated[
+        str | None, typer.Option("--jwt-audience", metavar="TEXT", help="For whom they must be made: their `aud`.")
+    ] = None,
+    jwt_keys: Annotated[
+        Path | None, typer.Option("--jwt-keys", metavar="FILE", help="The issuer's public keys, as JWKS or PEM.")
+    ] = None,
+    callers: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML: what certificates may do, and the quotas of tokens' subjects."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that serve. Default: one for each core but one, at least one.", min=1)
     ] = None,
@@ -51,6 +66,18 @@ def serve(
     snapshot_s: Annotated[
         int, typer.Option("--snapshot-s", help="Or after so many seconds, if anything was logged.", min=1)
     ] = 900,
+    metrics_listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Serve /metrics and /healthz there: HOST:PORT or unix:PATH. Default: none."
+        ),
+    ] = None,
+    otlp_endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="Export spans there by OTLP over HTTP. Default: nowhere.")
+    ] = None,
+    trace_ratio: Annotated[
+        float, typer.Option(help="Share of the calls without a traceparent that are traced.", min=0, max=1)
+    ] = 0,
     segment_bytes: Annotated[
         int | None,
         typer.Option(help="Size of a log segment, in bytes; below 16 MiB for tests only.", hidden=True),
@@ -90,6 +117,10 @@ def serve(
         raise typer.BadParameter(str(error), param_hint="--front-setting") from None
     if max_connection_age:
         front["connection_age_ms"] = 1_000 * max_connection_age
+    if trace_ratio:
+        front["trace_ppm"] = round(1_000_000 * trace_ratio)
+    observing = _observing(metrics_listen, otlp_endpoint, insecure_listen)
+    who = _identity(data_dir, jwt_issuer, jwt_audience, jwt_keys, callers, addresses)
     with in_words():
         settings = Settings(
             data_dir,
@@ -97,18 +128,61 @@ def serve(
             count,
             shards,
             front,
+            who,
             segment_bytes,
             expect_orders,
             followers=followers,
             snapshot_bytes=snapshot_bytes,
             snapshot_s=snapshot_s,
             heartbeat_ms=heartbeat_ms or HEARTBEAT_MS_DEFAULT,
+            observing=observing,
             # The default of workers depends on the cores that this process may use.
             fingerprint=_fingerprint(context.params | {"workers": count}),
             until_stdin_ends=until_stdin_ends,
         )
         code = serve_until_signal(settings)
     raise typer.Exit(code)
+
+
+def _observing(metrics_listen: str | None, otlp_endpoint: str | None, insecure: bool) -> dict[str, str]:
+    """What of it was asked for."""
+    from engine.endpoints import check_metrics_listen, traces_url
+
+    try:
+        option = "--metrics-listen"
+        if metrics_listen is not None:
+            check_metrics_listen(metrics_listen, insecure)
+        option = "--otlp-endpoint"
+        if otlp_endpoint is not None:
+            traces_url(otlp_endpoint)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+    asked = {"metrics_listen": metrics_listen, "otlp_endpoint": otlp_endpoint}
+    return {name: text for name, text in asked.items() if text is not None}
+
+
+def _identity(
+    data_dir: Path,
+    issuer: str | None,
+    audience: str | None,
+    keys: Path | None,
+    callers: Path | None,
+    addresses: tuple[Address | UnixAddress, ...],
+) -> IdentitySettings:
+    from engine.identity import IdentitySettings
+
+    tokens = {"--jwt-issuer": issuer, "--jwt-audience": audience, "--jwt-keys": keys}
+    for name, given in tokens.items():
+        if not given and any(tokens.values()):
+            raise typer.BadParameter(f"{', '.join(tokens)} go together", param_hint=name)
+    return IdentitySettings(
+        data_dir=os.path.abspath(data_dir),
+        jwt_issuer=issuer or "",
+        jwt_audience=audience or "",
+        jwt_keys=os.path.abspath(keys) if keys else "",
+        callers=os.path.abspath(callers) if callers else "",
+        only_local=all(address.is_loopback for address in addresses),
+    )
 
 
 def _fingerprint(parameters: dict[str, object]) -> str:

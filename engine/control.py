@@ -22,6 +22,7 @@ from engine.channel import Channel
 from engine.child import adopted, beats, messages, run_to_the_end
 from engine.limits import LIMITS
 from engine.logs import configure
+from engine.observing import Observing
 from engine.partition_map import PARTITIONS, PartitionMap
 
 # The services of the data plane are imported for what they register: reflection answers for them too.
@@ -156,9 +157,12 @@ async def work(channel: Channel) -> None:
     """Until the supervisor says `close`."""
     heard = messages(channel, lambda: ({"path": start["path"]}, []))
     start = await anext(heard)
-    cluster = Cluster(Board(start.fds[0], len(start["workers"])), start.fields)
+    board = Board(start.fds[0], len(start["workers"]))
+    cluster = Cluster(board, start.fields)
     server = make_server(cluster, start["path"])
     await server.start()
+    observing = Observing(board, start.fields)
+    await observing.begin()
     channel.say("listening")
     # Kept, since a loop forgets tasks that nobody holds.
     beating = asyncio.create_task(beats(channel))
@@ -166,9 +170,11 @@ async def work(channel: Channel) -> None:
         match message.kind:
             case "cluster":
                 cluster.update(message.fields)
+                observing.update(message.fields)
                 channel.say("seen")
             case "drain":
                 cluster.end_watches()
+                observing.end()
                 stopping = asyncio.create_task(server.stop(GRACE_S))
             case "close":
                 beating.cancel()

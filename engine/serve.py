@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing
 
 import structlog
 
-from engine import adoption, datadir, runtime
+from engine import adoption, datadir, endpoints, identity, runtime
 from engine._core import board_create
 from engine.listen import Listeners
 from engine.settings import Settings
@@ -24,6 +24,7 @@ def serve(settings: Settings) -> int:
     """Serves until a signal; returns the exit code. Raises EveropenError for what keeps it from starting."""
     with ExitStack() as stack:
         directories = datadir.create_or_open(settings.data_dir, settings.shards)
+        identity.check(settings.identity)
         lock = stack.enter_context(runtime.exclusive(settings.data_dir))
         folder = runtime.private_folder(settings.data_dir)
         meeting = stack.enter_context(closing(runtime.supervisor_socket(folder)))
@@ -39,6 +40,7 @@ def serve(settings: Settings) -> int:
         for address in settings.listen:
             if not address.is_loopback:
                 log.warning("serving in plaintext to other machines", listen=str(address))
+        endpoints.try_out(settings.observing.get("metrics_listen"))
         board = adoption.board(orphans)
         if board is None:
             board = board_create(settings.workers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.limits import HEARTBEAT_MS_DEFAULT, SNAPSHOT_BYTES_DEFAULT, SNAPSHOT_S_DEFAULT
@@ -26,6 +26,8 @@ class Settings:
     snapshot_bytes: int = SNAPSHOT_BYTES_DEFAULT
     snapshot_s: int = SNAPSHOT_S_DEFAULT
     heartbeat_ms: int = HEARTBEAT_MS_DEFAULT
+    # As the control process is told it: `metrics_listen`, `otlp_endpoint`.
+    observing: dict[str, str] = field(default_factory=dict)
     # Of what the user asked for: only children that were started so are adopted.
     fingerprint: str = ""
     # The end of standard input means what SIGTERM does.

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ from engine.adoption import Orphan
 from engine.channel import Message
 from engine.child import Child
 from engine.exits import Exit
-from engine.limits import CLOSE_S_MAX, DRAIN_S_MAX
+from engine.figures import FIGURES_S, figures, ready_lines
+from engine.limits import CLOSE_S_MAX, DRAIN_S_MAX, RELAY_SECRET_BYTES
 from engine.links import Links
 from engine.listen import Listeners
 from engine.partition_map import PartitionMap, WorkerState, hosted_by
-from engine.place import Member, Place, Recovered
+from engine.phase import Phase
+from engine.place import Member, Place
 from engine.post import Post
 from engine.settings import Settings
 from engine.upgrade import Caller, Upgrade
@@ -41,17 +43,6 @@ log = structlog.get_logger()
 
 # What run() returns when the program is to be replaced: no exit code.
 EXEC = -1
-
-
-class Phase(IntEnum):
-    STARTING = 1
-    SERVING = 2
-    # Calls that were taken are answered, also over the links.
-    DRAINING = 3
-    # Nobody waits for anybody any more: logs are sealed.
-    CLOSING = 4
-    # Only those are left that serve the workers.
-    ENDING = 5
 
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -83,6 +74,9 @@ class Supervisor:
         count, shards = settings.workers, len(directories)
         self.map = PartitionMap.of(listeners.direct_addresses, shards, time.time_ns() // 1_000_000)
         self._told_version = 0
+        # What proves to the control server that a call comes from one of our fronts: 256 random bits, in hex.
+        self._relay_secret = secrets.token_hex(RELAY_SECRET_BYTES)
+        self._since_ns = time.time_ns()
         self._links = Links(count, shards)
         self.places: list[Place] = []
         for number in range(count):
@@ -175,6 +169,8 @@ class Supervisor:
             expect_orders=self.settings.expect_orders,
             shared_listeners=len(shared),
             home=self.home,
+            relay_secret=self._relay_secret,
+            identity=asdict(self.settings.identity),
             **fields,
         )
         self.go_on()
@@ -248,6 +244,7 @@ class Supervisor:
                 place.start()
             self.control.start()
             self._watch.begin()
+            self._tell_control_again()
             self.go_on()
             code = await self._done
             return code
@@ -261,6 +258,9 @@ class Supervisor:
 
     def _adopt(self, orphans: list[Orphan]) -> None:
         taken: dict[int, dict[int, int]] = {}
+        # The control server's first: it goes on to ask for what it was given.
+        held = {orphan.name: orphan.state["relay_secret"] for orphan in orphans if "relay_secret" in orphan.state}
+        self._relay_secret = next((held[name] for name in sorted(held)), self._relay_secret)
         # The later one of two is the one that was to stay.
         for orphan in sorted(orphans, key=lambda orphan: runtime.start_time(orphan.pid)):
             state = orphan.state
@@ -292,12 +292,14 @@ class Supervisor:
         if post is self.control:
             for place in self.places:
                 for member in place.members:
-                    member.send("relay", path=post.path)
+                    member.send("relay", path=post.path, secret=self._relay_secret)
 
     def _begin_control(self, child: Child) -> None:
         # It is told one thing at a time, so that its channel never fills.
         child.busy = True
-        child.send("start", [self._board], path=self.control.path, home=self.home, **self._cluster())
+        known = {"home": self.home, **self.settings.observing, **self._cluster()}
+        known["directories"] = [str(directory) for directory in self._directories]
+        child.send("start", [self._board], path=self.control.path, **known)
         self._told_version = self.map.version
 
     def _control_said(self, child: Child, message: Message) -> None:
@@ -466,28 +468,22 @@ class Supervisor:
             child.busy = True
             child.send("cluster", **self._cluster())
 
+    def _tell_control_again(self) -> None:
+        """Also what changes without the map, such as how far a follower is."""
+        self.later(FIGURES_S, self._tell_control_again)
+        self._told_version = 0
+        self._tell_control()
+
     def _cluster(self) -> dict[str, Any]:
         workers = [
             {"pid": place.leader.pid if place.leader else 0, "restarts": max(0, place.leads - 1)}
             for place in self.places
         ]
-        return {"map": asdict(self.map), "workers": workers}
+        return {"map": asdict(self.map), "workers": workers, "figures": figures(self._since_ns, self.places)}
 
     def _tell_ready(self) -> None:
-        """What programs wait for: one line with all of it for one shard, else a line for each, and then one for all."""
-        recovered: dict[int, Recovered] = {}
-        for place in self.places:
-            if place.leader is not None:
-                recovered |= place.leader.recovered
-        shards = [
-            f"shard {shard}, log {found.log_id}, sequence {found.sequence}, recovered in {found.seconds:.3f} s"
-            for shard, found in sorted(recovered.items())
-        ]
-        addresses = ", ".join(self._listeners.addresses)
-        if len(shards) == 1:
-            lines = [f"serving on {addresses}, {shards[0]}"]
-        else:
-            lines = [*shards, f"serving on {addresses}, {len(shards)} shards, {len(self.places)} workers"]
-        for line in lines:
+        """What programs wait for."""
+        for line in ready_lines(self._listeners.addresses, self.places):
             logs.say(f"everopen: {line}", sys.stdout)
-        log.info("serving", addresses=self._listeners.addresses, workers=len(self.places), shards=len(shards))
+        shards = sum(len(place.shards) for place in self.places)
+        log.info("serving", addresses=self._listeners.addresses, workers=len(self.places), shards=shards)

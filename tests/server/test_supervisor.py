@@ -207,7 +207,7 @@ def test_worker_that_is_terminated_alone_answers_and_is_replaced(two: Server) ->
         eventually(lambda: client.orders.PlaceOrder(order("after", shop_id=SHOPS[1])), "its shard")
         for order_id in answered:
             assert client.orders.PlaceOrder(order(order_id, shop_id=SHOPS[1])).duplicate, order_id
-    assert '"how": "exit code 0"' in two.stderr
+    assert '"how":"exit code 0"' in two.stderr
     assert two.stop() == 0
 
 
