@@ -16,7 +16,8 @@ CHECKED := engine clients/python bench tests scripts setup.py
 # Two shells may build one tree at the same time; the lock lets one of them wait instead of breaking both.
 LOCKED = @mkdir -p build && flock build/.lock $(MAKE)
 
-.PHONY: help build demo test check bench kills proto fuzz faults test-asan test-debug test-long coverage lock clean
+.PHONY: help build demo test check bench kills proto fuzz fuzz-native
+.PHONY: faults test-asan test-debug test-long coverage lock sbom clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +54,9 @@ fuzz: build ## feed the decoders and the state machine random input; EVEROPEN_FU
 	$(LOCKED) $(STAMPS)/probes
 	HYPOTHESIS_PROFILE=long EVEROPEN_FUZZ_SECONDS=$${EVEROPEN_FUZZ_SECONDS:-60} $(PYTHON) -m pytest tests/fuzz
 
+fuzz-native: build ## libFuzzer with sanitizers on wire, front, journal and snapshots; EVEROPEN_FUZZ_SECONDS (60) each
+	EVEROPEN_FUZZ_SECONDS=$${EVEROPEN_FUZZ_SECONDS:-60} scripts/variant.sh fuzz
+
 faults: build ## kill, freeze and starve real processes under concurrent callers; EVEROPEN_FAULT_MINUTES sets how long
 	$(PYTHON) -m tests.faults.rounds
 
@@ -74,6 +78,11 @@ coverage: build ## line coverage of Python and nogil code
 
 lock: ## resolve requirements.lock anew from pyproject.toml
 	scripts/lock.sh
+
+sbom: build ## list all that is inside, as CycloneDX in build/sbom.json
+	test -x build/sbom/bin/python || python3 -m venv build/sbom
+	build/sbom/bin/python -m pip --disable-pip-version-check install -qq --require-hashes -r scripts/sbom.lock
+	build/sbom/bin/python scripts/sbom.py $(PYTHON) build/sbom.json
 
 clean: ## remove what a build made; .venv goes too
 	rm -rf .venv build *.egg-info tools/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

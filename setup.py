@@ -2,7 +2,7 @@
 
 Switches, each "1" to turn it on: EVEROPEN_SANITIZE (address and undefined-behaviour sanitizers), EVEROPEN_DEBUG
 (Cython's bounds checks), EVEROPEN_COVERAGE (line tracing of nogil code), EVEROPEN_PROBES (the modules in
-tests/probes and the bench's loop).
+tests/probes and the bench's loop), EVEROPEN_FUZZ (what tests/fuzz/native feeds, by clang, for libFuzzer; nothing else).
 """
 
 import os
@@ -21,10 +21,11 @@ def switched_on(name: str) -> bool:
     return os.environ.get(f"EVEROPEN_{name}") == "1"
 
 
-SANITIZE, DEBUG, COVERAGE, PROBES = map(switched_on, ("SANITIZE", "DEBUG", "COVERAGE", "PROBES"))
+SANITIZE, DEBUG, COVERAGE, PROBES, FUZZ = map(switched_on, ("SANITIZE", "DEBUG", "COVERAGE", "PROBES", "FUZZ"))
 
 # Objects of one variant must never be linked into another, so each has a folder of its own.
-VARIANT = "-".join(["native", *(name for name, on in [("asan", SANITIZE), ("debug", DEBUG), ("cov", COVERAGE)] if on)])
+SWITCHES = [("asan", SANITIZE), ("debug", DEBUG), ("cov", COVERAGE), ("fuzz", FUZZ)]
+VARIANT = "-".join(["native", *(name for name, on in SWITCHES if on)])
 
 COMPILE = ["-O3", "-g1", "-Wall", "-Wno-unused-function", "-Wno-unused-const-variable"]
 LINK: list[str] = []
@@ -32,6 +33,10 @@ MACROS: list[tuple[str, str | None]] = []
 if SANITIZE:
     COMPILE += ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
     LINK += ["-fsanitize=address,undefined"]
+if FUZZ:
+    # The runtimes are in the program that loads the modules. What clang alone warns about is nobody's standard here.
+    COMPILE += ["-O1", "-w", "-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=undefined"]
+    LINK += ["-fsanitize=fuzzer-no-link,address,undefined"]
 if COVERAGE:
     COMPILE += ["-O0"]
     MACROS += [("CYTHON_TRACE_NOGIL", "1")]
@@ -96,8 +101,10 @@ def refuse_performance_hints() -> None:
 
 
 refuse_performance_hints()
-SHIPPED = sorted(Path("engine").glob("_*.pyx"))
+SHIPPED = [Path("engine/_core.pyx")] if FUZZ else sorted(Path("engine").glob("_*.pyx"))
 extensions = translate([extension(f"engine.{path.stem}", str(path)) for path in SHIPPED], checked=DEBUG)
+if FUZZ:
+    extensions += translate([extension("tests.probes.wire_probe", "tests/probes/wire_probe.pyx")], checked=False)
 if PROBES:
     probes = sorted(Path("tests/probes").glob("*.pyx"))
     extensions += translate([extension(f"tests.probes.{path.stem}", str(path)) for path in probes], checked=True)

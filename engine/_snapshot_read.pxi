@@ -70,7 +70,8 @@ cdef Hash128 rhash(SnapshotReader* r) noexcept nogil:
 cdef Span rstr(SnapshotReader* r) noexcept nogil:
     cdef uint32_t size = r8(r)
     cdef const uint8_t* at = r_bytes(r, size)
-    return span_of(at, size if at != NULL else 0)
+    # Beyond the end an empty text, which may be copied and compared like any other.
+    return span_of(at, size) if at != NULL else span_of(<const uint8_t*><const char*>b"", 0)
 
 
 cdef int damaged(SnapshotReader* r, const char* reason) noexcept nogil:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import structlog
 
+from engine import dumps
 from engine.channel import Channel, ChannelError, Message
 from engine.exits import Exit
 from engine.limits import BEAT_S, ORPHAN_RETRY_S, RESTART_RESET_S, RESTART_S_MAX, RESTART_S_MIN
@@ -175,6 +176,7 @@ def adopted() -> tuple[Channel, str]:
     """The channel to the supervisor, and the name it gave."""
     # The terminal's Ctrl-C reaches every process of the group; the supervisor says what follows from it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    dumps.withhold()
     arguments = argparse.ArgumentParser(description="Started by everopen serve, not by hand.")
     arguments.add_argument("--channel", type=int, required=True)
     arguments.add_argument("--name", required=True)

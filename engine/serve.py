@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing
 
 import structlog
 
-from engine import adoption, datadir, endpoints, identity, runtime
+from engine import adoption, datadir, dumps, endpoints, identity, runtime
 from engine._core import board_create
 from engine.listen import Listeners
 from engine.settings import Settings
@@ -22,6 +22,7 @@ log = structlog.get_logger()
 
 def serve(settings: Settings) -> int:
     """Serves until a signal; returns the exit code. Raises EveropenError for what keeps it from starting."""
+    dumps.withhold()
     with ExitStack() as stack:
         directories = datadir.create_or_open(settings.data_dir, settings.shards)
         identity.check(settings.identity)

@@ -34,6 +34,12 @@ need "libnghttp2-dev" c_header nghttp2/nghttp2.h
 need "zlib1g-dev" c_header zlib.h
 need "libssl-dev" c_header openssl/ssl.h
 
+# Only what is built for libFuzzer needs these.
+if [[ ${1-} == fuzz ]]; then
+    runtime=$(clang -print-resource-dir 2>/dev/null || :)/lib/linux/libclang_rt.fuzzer-$(uname -m).a
+    need "clang libclang-rt-dev" test -e "$runtime"
+fi
+
 # Tests that need these are skipped, and say so, where they cannot be had.
 wish "fuse3" command -v fusermount3
 wish "libfaketime" compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1'

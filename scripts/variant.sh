@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests another build of the core: usage variant.sh asan|debug|coverage [PYTEST ARGUMENT...]
+# Tests another build of the core: usage variant.sh asan|debug|coverage [PYTEST ARGUMENT...], or variant.sh fuzz
 #
 # The variant is built in a copy of the tree under build/, so that it never replaces the core that `make build` made.
 set -euo pipefail
@@ -46,8 +46,30 @@ coverage)
     "$python" -m coverage run -m pytest tests --ignore=tests/test_tidy.py "$@"
     "$python" -m coverage report --skip-covered --show-missing
     ;;
+fuzz)
+    scripts/system_packages.sh fuzz
+    CC=clang LDSHARED="clang -shared" EVEROPEN_FUZZ=1 EVEROPEN_PROBES=0 "$python" setup.py --quiet build_ext --inplace
+    # The program embeds Python and brings the runtimes of libFuzzer and the sanitizers for the modules.
+    read -ra flags < <("$python" -c 'from sysconfig import get_config_var as of, get_path
+print("-I" + get_path("include"), "-L" + of("LIBDIR"), "-lpython" + of("LDVERSION"), "-Wl,-rpath," + of("LIBDIR"))')
+    clang -g -O1 -fsanitize=fuzzer,address,undefined -rdynamic tests/fuzz/native/host.c -o build/fuzz "${flags[@]}"
+    export EVEROPEN_FUZZ_PYTHON=$python PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
+    # Side by side, as many as there are cores. What was found stays there, and is where the next run begins.
+    found=$OLDPWD/build/fuzz-corpus
+    feed() {
+        mkdir -p "$found/$1"
+        EVEROPEN_FUZZ_TARGET=$1 build/fuzz -max_total_time="$EVEROPEN_FUZZ_SECONDS" -max_len=16384 -timeout=30 \
+            -detect_leaks=0 -print_final_stats=1 -artifact_prefix="$found/$1-" "$found/$1" "tests/fuzz/corpus/$1" \
+            >"$found/$1.log" 2>&1 && grep -E "INITED|DONE" "$found/$1.log" | sed "s/^/$1 /" && return
+        tail -n 60 "$found/$1.log"
+        return 1
+    }
+    export -f feed
+    export found
+    printf '%s\n' wire front journal snapshot | xargs -P "$(nproc)" -I TARGET bash -c 'feed TARGET'
+    ;;
 *)
-    echo "variant.sh knows asan, debug and coverage, not $variant" >&2
+    echo "variant.sh knows asan, debug, coverage and fuzz, not $variant" >&2
     exit 2
     ;;
 esac
