@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 # gRPC's own lines on stderr repeat what its exceptions say.
@@ -17,9 +18,11 @@ from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from engine._core import Board, give_way
+from engine._core import Board, NativeFront, give_way
+from engine.audit_trail import AuditTrail
 from engine.channel import Channel
 from engine.child import adopted, beats, messages, run_to_the_end
+from engine.control_identity import ControlIdentity
 from engine.limits import LIMITS
 from engine.logs import configure
 from engine.observing import Observing
@@ -118,8 +121,9 @@ def to_proto(known: PartitionMap) -> cluster_pb2.PartitionMap:
     return made
 
 
-def make_server(cluster: Cluster, path: str) -> grpc.aio.Server:
+def make_server(cluster: Cluster, path: str, identity: ControlIdentity) -> grpc.aio.Server:
     server = grpc.aio.server(
+        interceptors=[identity] if hasattr(NativeFront, "relay_secret") else [],
         options=[
             ("grpc.max_receive_message_length", LIMITS["MESSAGE_BYTES_MAX"]),
             ("grpc.max_send_message_length", LIMITS["MESSAGE_BYTES_MAX"]),
@@ -128,7 +132,7 @@ def make_server(cluster: Cluster, path: str) -> grpc.aio.Server:
             # The fronts are no strangers: they may ping as they like.
             ("grpc.http2.max_ping_strikes", 0),
             ("grpc.keepalive_permit_without_calls", 1),
-        ]
+        ],
     )
     add_ClusterServiceServicer_to_server(cluster, server)  # type: ignore[no-untyped-call]
     channelz.add_channelz_servicer(server)
@@ -155,11 +159,12 @@ SERVICES = (
 
 async def work(channel: Channel) -> None:
     """Until the supervisor says `close`."""
-    heard = messages(channel, lambda: ({"path": start["path"]}, []))
+    heard = messages(channel, lambda: ({"path": start["path"], "relay_secret": start["relay_secret"]}, []))
     start = await anext(heard)
     board = Board(start.fds[0], len(start["workers"]))
     cluster = Cluster(board, start.fields)
-    server = make_server(cluster, start["path"])
+    identity = ControlIdentity(bytes.fromhex(start["relay_secret"]), AuditTrail(Path(start["data_dir"])))
+    server = make_server(cluster, start["path"], identity)
     await server.start()
     observing = Observing(board, start.fields)
     await observing.begin()
@@ -179,6 +184,7 @@ async def work(channel: Channel) -> None:
             case "close":
                 beating.cancel()
                 await stopping
+                await asyncio.to_thread(identity.close)
                 return
             case _:
                 raise AssertionError(f"the supervisor said {message.kind}")

@@ -44,6 +44,8 @@ class Credentials:
 
     def begin(self) -> None:
         """The front knows before it listens whether anonymous calls are refused."""
+        # Who stood by may have read the files long ago.
+        self._authenticator.reload()
         self._front.authenticate(self._authenticator.required, self._authenticator.epoch)
         self._thread.start()
 
@@ -83,12 +85,20 @@ class Credentials:
                 look_at = time.monotonic() + IDENTITY_LOOK_S
             if self._front.credential_fd in ready:
                 for token, kind, credential in self._front.take_credentials():
-                    self._front.answer_credential(token, self._caller_of(kind, credential))
+                    self._answer(token, self._caller_of(kind, credential))
 
     def _look(self) -> None:
         if self._authenticator.reload():
             log.info("who may call has changed", epoch=self._authenticator.epoch)
             self._front.authenticate(self._authenticator.required, self._authenticator.epoch)
+
+    def _answer(self, token: int, caller: Caller | None) -> None:
+        try:
+            self._front.answer_credential(token, caller)
+        except ValueError as error:
+            # It bounds callers too; what it does not take is nobody.
+            log.error("a caller is out of bounds, and is refused", error=str(error))
+            self._front.answer_credential(token, None)
 
     def _caller_of(self, kind: int, credential: bytes) -> Caller | None:
         try:

@@ -114,7 +114,8 @@ def counted(shards: int) -> str:
 def _is_nobodys(path: Path) -> bool:
     if _SHARD.fullmatch(path.name):
         return path.is_dir() and not any(path.iterdir())
-    return path.name in (_TEMPORARY, "lost+found")
+    # Keys may be made before the first start.
+    return path.name in (_TEMPORARY, "keys.json", "audit.jsonl", "lost+found")
 
 
 def sync_directory(path: Path) -> None:

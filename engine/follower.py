@@ -302,6 +302,7 @@ class StandingBy:
         self._tasks = tasks
         self._tails = {shard: Tail(channel, shard, start) for shard in start.hosted}
         self._relay = start.relay
+        self._relay_secret = start.relay_secret
         self._beats: asyncio.Task[None] | None = None
         self._promotion = False
 
@@ -309,6 +310,8 @@ class StandingBy:
         for tail in self._tails.values():
             tail.begin()
         self._beats = self._tasks.create_task(self._beat())
+        # Loaded by now: a takeover has no time for that.
+        _ = self.start.authenticator
         if self.start.once:
             threading.Thread(target=self._end_when_finished, daemon=True).start()
 
@@ -317,7 +320,7 @@ class StandingBy:
             case "promote":
                 return self._promoted()
             case "relay":
-                self._relay = message["path"]
+                self._relay, self._relay_secret = message["path"], message["secret"]
             case "drain":
                 pass
             case "close":
@@ -329,7 +332,8 @@ class StandingBy:
 
     def state(self) -> State:
         following = [tail.following for tail in self._tails.values() if tail.caught_up]
-        return self.start.as_state() | {"role": "follower", "following": following}, self.start.fds
+        state = {"role": "follower", "following": following, "relay_secret": self._relay_secret}
+        return self.start.as_state() | state, self.start.fds
 
     def _end_when_finished(self) -> None:
         for tail in self._tails.values():
@@ -364,5 +368,6 @@ class StandingBy:
             return await engines[shard]
 
         worker = Worker(self._channel, self._tasks, self.start, engine_of, relay=self._relay)
+        worker.relay_secret = self._relay_secret
         worker.begin()
         return worker

@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from engine.errors import EveropenError
-from engine.limits import LIMITS, QUOTA_MAX, SHOPS_OF_CALLER_MAX
+from engine.limits import LIMITS, ORDERS_QUOTA_MAX, QUOTA_MAX, SHOPS_OF_CALLER_MAX
 
 SCOPES: Final = frozenset(
     {"orders:write", "orders:read", "catalogue:write", "catalogue:read", "cluster:read", "cluster:admin"}
 )
 ALL_SHOPS: Final = "*"
-QUOTAS: Final = ("orders_per_s", "burst", "bytes_in_flight", "connections")
+# By name, and the most that each may be.
+QUOTAS: Final = {
+    "orders_per_s": ORDERS_QUOTA_MAX,
+    "burst": ORDERS_QUOTA_MAX,
+    "bytes_in_flight": QUOTA_MAX,
+    "connections": QUOTA_MAX,
+}
 
 
 class IdentityError(EveropenError):
@@ -42,8 +48,8 @@ class Grants:
             raise ValueError(f"{', '.join(sorted(scopes - SCOPES))}: no scope; there are {', '.join(sorted(SCOPES))}")
         quotas = {name: fields.get(name, 0) for name in QUOTAS}
         for name, quota in quotas.items():
-            if type(quota) is not int or not 0 <= quota <= QUOTA_MAX:
-                raise ValueError(f"{name}: a whole number of 0 to {QUOTA_MAX} is expected")
+            if type(quota) is not int or not 0 <= quota <= QUOTAS[name]:
+                raise ValueError(f"{name}: a whole number of 0 to {QUOTAS[name]} is expected")
         if quotas["burst"] and not quotas["orders_per_s"]:
             raise ValueError("burst: means nothing without orders_per_s")
         shops = fields.get("shops")

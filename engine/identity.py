@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import tomllib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -71,9 +71,6 @@ class IdentitySettings:
     # Every address is loopback or a unix socket.
     only_local: bool = True
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Known:
@@ -81,6 +78,17 @@ class Known:
 
     certificates: dict[str, Grants]
     tokens: dict[str, Grants]
+
+
+def check(settings: IdentitySettings) -> None:
+    """Before anything is served. Raises IdentityError if a file cannot be used; says whom the engine lets in."""
+    found = Authenticator(settings)
+    if found.failures:
+        raise IdentityError("; ".join(found.failures))
+    if not found.required:
+        log.warning("callers are anonymous and may do everything: only this machine reaches the engine")
+    elif not (settings.client_ca or settings.jwt_keys or found.has_keys):
+        log.warning("nobody is let in: other machines reach the engine, and there is no key; see everopen keys make")
 
 
 class Watched(Generic[Held]):
@@ -154,8 +162,12 @@ class Authenticator:
         A key that was revoked counts: to take away the last one must not let everybody in.
         """
         settings = self._settings
-        configured = settings.client_ca or bool(settings.jwt_keys) or bool(self._keys.held)
+        configured = settings.client_ca or bool(settings.jwt_keys) or self.has_keys
         return configured or not settings.only_local or bool(self.failures)
+
+    @property
+    def has_keys(self) -> bool:
+        return bool(self._keys.held)
 
     def reload(self) -> bool:
         """Looks at the files; True if something has changed, and the epoch with it."""

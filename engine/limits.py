@@ -73,9 +73,15 @@ TOKEN_KEYS_MAX: Final = 64
 TOKEN_KEYS_UNNAMED_MAX: Final = 4
 CALLER_NAME_BYTES_MAX: Final = 128
 SHOPS_OF_CALLER_MAX: Final = 1_024
+# Of orders, so that the arithmetic of the native buckets stays within 64 bits; of all else.
+ORDERS_QUOTA_MAX: Final = 10**9
 QUOTA_MAX: Final = 2**40
 IDENTITY_FILE_BYTES_MAX: Final = 16 * 1024 * 1024
 IDENTITY_LOOK_S: Final = 1.0
+RELAY_SECRET_BYTES: Final = 32
+# Lines of the audit trail for calls that were refused.
+AUDIT_REFUSED_PER_S: Final = 10
+AUDIT_REFUSED_BURST: Final = 100
 
 LOG_ID_BYTES: Final = 16
 DATA_FORMAT_VERSION: Final = 1

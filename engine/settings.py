@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.identity import IdentitySettings
 from engine.limits import HEARTBEAT_MS_DEFAULT, SNAPSHOT_BYTES_DEFAULT, SNAPSHOT_S_DEFAULT
 from engine.listen import Address, UnixAddress
 
@@ -18,6 +19,8 @@ class Settings:
     shards: int | None
     # Every setting of the native front.
     front: dict[str, int]
+    # Who may call.
+    identity: IdentitySettings
     segment_bytes: int | None = None
     # One-line orders of each shard whose memory is asked for at the start, so that the peak pays no page faults.
     expect_orders: int = 0

@@ -299,8 +299,11 @@ class Supervisor:
         child.busy = True
         known = {"home": self.home, **self.settings.observing, **self._cluster()}
         known["directories"] = [str(directory) for directory in self._directories]
-        child.send("start", [self._board], path=self.control.path, **known)
+        child.send("start", [self._board], **self._for_control(), path=self.control.path, **known)
         self._told_version = self.map.version
+
+    def _for_control(self) -> dict[str, str]:
+        return {"relay_secret": self._relay_secret, "data_dir": str(self.settings.data_dir)}
 
     def _control_said(self, child: Child, message: Message) -> None:
         if message.kind == "leaving":

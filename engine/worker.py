@@ -14,8 +14,9 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
@@ -23,7 +24,9 @@ from engine import errors
 from engine._core import Engine, NativeFront
 from engine.channel import Channel, Message
 from engine.child import State, adopted, messages, run_to_the_end
+from engine.credentials import Asking, Credentials
 from engine.exits import Exit, in_words
+from engine.identity import Authenticator, IdentitySettings
 from engine.limits import DRAIN_S_MAX, LIMITS
 from engine.logs import configure
 from engine.lookups import Lookups
@@ -52,6 +55,10 @@ class Start:
     # By shard.
     directories: list[Path]
     relay: str
+    # In hex.
+    relay_secret: str
+    # Of IdentitySettings.
+    identity: dict[str, Any]
     settings: dict[str, int]
     segment_bytes: int | None
     expect_orders: int
@@ -84,6 +91,11 @@ class Start:
     @property
     def hosted(self) -> list[int]:
         return hosted_by(self.worker, self.workers, self.shards)
+
+    @cached_property
+    def authenticator(self) -> Authenticator:
+        """Who stands by makes it beforehand: what it needs takes longer to load than a takeover may."""
+        return Authenticator(IdentitySettings(**self.identity))
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -136,11 +148,17 @@ class Worker:
             board_fd=start.board_fd,
             settings=within_descriptors(start.settings),
         )
+        # Who stood by may have been told another one since.
+        self.relay_secret = start.relay_secret
+        self._credentials = Credentials(cast(Asking, self._front), start.authenticator)
         self._lookups = Lookups(self._front, start.directories, self._evicted_through)
         self._loop_thread = threading.Thread(target=self._run_front, name="everopen-front", daemon=True)
 
     def begin(self) -> None:
         self._front.relay_to(self._relay)
+        self._tell_relay_secret()
+        if hasattr(self._front, "relay_secret"):
+            self._credentials.begin()
         self._lookups.begin()
         hosting = [self._tasks.create_task(self._host(shard)) for shard in self.start.hosted]
         self._tasks.create_task(self._note())
@@ -148,6 +166,10 @@ class Worker:
             self._tasks.create_task(self._listen_after(hosting))
         else:
             self._listen()
+
+    def _tell_relay_secret(self) -> None:
+        if hasattr(self._front, "relay_secret"):
+            self._front.relay_secret(bytes.fromhex(self.relay_secret))
 
     async def _listen_after(self, hosting: list[asyncio.Task[None]]) -> None:
         """A takeover is over in no time: whoever comes meanwhile waits, also over links, and is not refused."""
@@ -181,6 +203,8 @@ class Worker:
                 self._channel.say("linked", worker=message["worker"], serial=message["serial"])
             case "relay":
                 self._relay = message["path"]
+                self.relay_secret = message["secret"]
+                self._tell_relay_secret()
                 self._front.relay_to(self._relay)
             case "archived":
                 self._archived[message["shard"]] = message["sequence"]
@@ -211,6 +235,7 @@ class Worker:
             "recovered": list(self._recovered.values()),
             "links": {str(peer): serial for peer, serial in self._links.items()},
             "relay": self._relay,
+            "relay_secret": self.relay_secret,
             "handing_over": self._handing_over,
             "released": self._released,
             "leaving": self._draining,
@@ -335,6 +360,8 @@ class Worker:
             # Who has no supervisor is told both at once.
             await self._drained.wait()
         self._lookups.close()
+        if hasattr(self._front, "relay_secret"):
+            await asyncio.to_thread(self._credentials.close)
         if self._listening:
             self._front.stop()
             await asyncio.to_thread(self._loop_thread.join)

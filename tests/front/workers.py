@@ -95,6 +95,8 @@ class Workers:
             settings=self._settings,
             segment_bytes=1024 * 1024,
             expect_orders=0,
+            identity={"data_dir": str(self.log.parent)},
+            relay_secret="00" * 32,
             shared_listeners=0,
         )
         for pair in linked_pairs(self.count, self.shards):
