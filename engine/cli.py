@@ -8,6 +8,7 @@ ended `serve` at once.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +39,20 @@ for command in (serve, upgrade, torture):
 def main() -> None:
     """The console script."""
     app()
+
+
+@app.command()
+def status(
+    data_dir: DataDir,
+    interval: Annotated[float, typer.Option(metavar="S", help="Over which rates are taken.", min=0.1)] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="One look, also at a terminal.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One look, as a JSON object.")] = False,
+) -> None:
+    """Show rates, latencies, shards, followers and refusals of a running engine; at a terminal until Ctrl-C."""
+    with in_words(), suppress(KeyboardInterrupt):
+        from engine.status import run
+
+        run(data_dir, interval, as_json=json, live=sys.stdout.isatty() and not once)
 
 
 @app.command()

@@ -24,8 +24,6 @@ HEAD_BYTES_MAX: Final = 8_192
 REQUEST_S_MAX: Final = 5.0
 # At one time; a scraper has one.
 CONNECTIONS_MAX: Final = 16
-# The socket of `everopen status` lies beside that of the control server.
-STATUS_SUFFIX: Final = ".status"
 TEXT: Final = "text/plain; charset=utf-8"
 
 T = TypeVar("T")

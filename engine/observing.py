@@ -12,7 +12,8 @@ import structlog
 from engine import _core
 from engine._core import Board
 from engine.listen import ListenError, UnixAddress, parse_address
-from engine.metrics_server import STATUS_SUFFIX, MetricsServer
+from engine.metrics_server import MetricsServer
+from engine.runtime import STATUS_SUFFIX
 from engine.sampling import Sample, Sampler
 
 # How often totals are brought up to date: a worker that dies takes along what it counted since.

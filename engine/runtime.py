@@ -32,6 +32,8 @@ SUPERVISOR_SOCKET = "supervisor.sock"
 ARCHIVE_SOCKET = "archive.sock"
 # Two, since a new control server listens before the old one stops.
 CONTROL_SOCKETS = ("control.sock", "control-2.sock")
+# Beside each of them, where `everopen status` asks.
+STATUS_SUFFIX = ".status"
 # The descriptor of the lock, for a supervisor that replaces its own program.
 LOCK_VARIABLE = "EVEROPEN_LOCK_FD"
 POLL_S = 0.01
