@@ -77,6 +77,7 @@ cdef uint32_t add_wait(
 cdef void leave_queues(State* s, uint32_t order_handle) noexcept nogil:
     while order_more(s, order_handle).waits:
         leave_queue(s, order_more(s, order_handle).waits)
+    s.waiting_orders -= (order_at(s, order_handle).flags & ORDER_WAITING) != 0
     order_at(s, order_handle).flags &= ~ORDER_WAITING
 
 

@@ -1,6 +1,7 @@
 # The board: one page of shared memory for each worker, which only that worker writes and everybody reads. Each field is
 # a word stored and loaded whole, so a reader may see fields of two moments but never half a field. Behind the workers'
-# slots lie those of their followers, and behind these the pages of _marks.
+# slots lie those of their followers, behind these the pages of _marks, those of _board_figures by shard, and by worker
+# the histograms of its stages and its ring of spans.
 
 import fcntl as _fcntl
 import os as _files
@@ -77,6 +78,10 @@ cpdef enum FrontCounter:
     ARCHIVE_FAILED                    # it could not say
     ORDERS_RESTORED
     EVICTIONS                         # commands; each takes some orders out of memory
+    SPANS_WRITTEN
+    SPANS_DROPPED                     # nobody took those before in time
+    LINK_BYTES_WAITING                # gauge: in the rings to other workers, and not read yet
+    LINK_JOBS_AWAY                    # gauge: asked of other workers, and not answered yet
     COUNTERS_END
 
 INVARIANT(<int>COUNTERS_END <= <int>COUNTERS_ROOM, b"a slot has room for every counter")
@@ -97,6 +102,7 @@ cdef struct BoardSlot:
 cdef struct BoardMap:
     uint8_t* pages
     uint32_t workers
+    bint has_figures                  # False: an upgrade goes on with the board of a program that had none
 
 
 # A shared mapping of a file of at least `size` bytes, whose end cannot be cut off under the mapping if it was made by
@@ -114,8 +120,20 @@ cdef inline size_t board_slots_bytes(uint32_t workers) noexcept nogil:
     return <size_t>2 * workers * BOARD_SLOT_BYTES
 
 
-cdef inline size_t board_bytes(uint32_t workers) noexcept nogil:
+cdef inline size_t board_marks_end(uint32_t workers) noexcept nogil:
     return board_slots_bytes(workers) + <size_t>SHARDS_MAX * MARK_PAGE_BYTES
+
+
+cdef inline size_t board_stages_at(uint32_t workers) noexcept nogil:
+    return board_marks_end(workers) + <size_t>SHARDS_MAX * SHARD_PAGE_BYTES
+
+
+cdef inline size_t board_spans_at(uint32_t workers) noexcept nogil:
+    return board_stages_at(workers) + <size_t>workers * STAGES_BYTES
+
+
+cdef inline size_t board_bytes(uint32_t workers) noexcept nogil:
+    return board_spans_at(workers) + <size_t>workers * sizeof(SpanRing)
 
 
 # 1: the board is mapped; 0: there is no board of so many workers behind the descriptor, which stays the caller's.
@@ -123,14 +141,17 @@ cdef int board_map(BoardMap* board, int fd, int workers) noexcept nogil:
     memset(board, 0, sizeof(BoardMap))
     if not 0 < workers <= WORKERS_MAX:
         return 0
-    board.pages = <uint8_t*>memory_map(fd, board_bytes(<uint32_t>workers))
     board.workers = <uint32_t>workers
+    board.pages = <uint8_t*>memory_map(fd, board_bytes(board.workers))
+    board.has_figures = board.pages != NULL
+    if not board.has_figures:
+        board.pages = <uint8_t*>memory_map(fd, board_marks_end(board.workers))
     return board.pages != NULL
 
 
 cdef void board_unmap(BoardMap* board) noexcept nogil:
     if board.pages != NULL:
-        munmap(board.pages, board_bytes(board.workers))
+        munmap(board.pages, board_bytes(board.workers) if board.has_figures else board_marks_end(board.workers))
     memset(board, 0, sizeof(BoardMap))
 
 
@@ -138,6 +159,36 @@ cdef void board_unmap(BoardMap* board) noexcept nogil:
 cdef inline BoardSlot* board_slot(const BoardMap* board, uint32_t number) noexcept nogil:
     INVARIANT(number < 2 * board.workers, b"a worker has a slot, and so has its follower")
     return <BoardSlot*>(board.pages + <size_t>number * BOARD_SLOT_BYTES)
+
+
+# NULL: the board has no room for it; likewise of the next two.
+cdef inline ShardPage* board_shard(const BoardMap* board, uint32_t shard) noexcept nogil:
+    INVARIANT(shard < <uint32_t>SHARDS_MAX, b"a shard has a page of figures")
+    if not board.has_figures:
+        return NULL
+    return <ShardPage*>(board.pages + board_marks_end(board.workers) + <size_t>shard * SHARD_PAGE_BYTES)
+
+
+cdef inline StagePage* board_stages(const BoardMap* board, uint32_t worker) noexcept nogil:
+    INVARIANT(worker < board.workers, b"a worker has histograms")
+    if not board.has_figures:
+        return NULL
+    return <StagePage*>(board.pages + board_stages_at(board.workers) + <size_t>worker * STAGES_BYTES)
+
+
+cdef inline SpanRing* board_spans(const BoardMap* board, uint32_t worker) noexcept nogil:
+    INVARIANT(worker < board.workers, b"a worker has a ring of spans")
+    if not board.has_figures:
+        return NULL
+    return <SpanRing*>(board.pages + board_spans_at(board.workers) + <size_t>worker * sizeof(SpanRing))
+
+
+# Those of a new process begin at 0.
+cdef void stages_clear(StagePage* page) noexcept nogil:
+    cdef uint32_t i
+    if page != NULL:
+        for i in range(<uint32_t>(sizeof(StagePage) // sizeof(uint64_t))):
+            eo_store64(&(<uint64_t*>page)[i], 0)
 
 
 # Takes a slot over, also from a worker that died: its load and its gauges are gone, and counters begin at 0 as those of
@@ -183,7 +234,7 @@ def memory_create(str name not None, size_t size):
 
 
 def board_create(int workers):
-    """The descriptor of a new board: a slot for each worker, one for each of their followers, and marks by shard."""
+    """The descriptor of a new board: slots, histograms and spans by worker; marks and figures by shard."""
     if not 0 < workers <= WORKERS_MAX:
         raise ValueError(f"a board has 1 to {WORKERS_MAX} workers, not {workers}")
     return memory_create("everopen-board", board_bytes(workers))
@@ -208,6 +259,52 @@ cdef class Board:
     def follower_slots(self):
         """The same of the followers; `worker` is whose follower it is."""
         return self._slots(self.board.workers)
+
+    def histograms(self):
+        """By worker and stage the counts of its buckets, of which the last has no bound, and the sum in nanoseconds."""
+        cdef uint32_t worker, stage
+        cdef const StagePage* page
+        found = {}
+        for worker in range(self.board.workers if self.board.has_figures else 0):
+            page = board_stages(&self.board, worker)
+            if eo_load64(&board_slot(&self.board, worker).format_version) == <uint64_t>BOARD_FORMAT_VERSION:
+                for stage in range(STAGES):
+                    found[worker, STAGE_NAMES[stage]] = histogram_as_tuple(
+                        page.stages[stage].counts, HISTOGRAM_COUNTS, &page.stages[stage].sum)
+        return found
+
+    cdef list _led(self):
+        cdef int shard
+        return [
+            shard for shard in range(SHARDS_MAX if self.board.has_figures else 0)
+            if eo_load64(&board_shard(&self.board, shard).format_version) == <uint64_t>FIGURES_FORMAT_VERSION
+        ]
+
+    def shards(self):
+        """The figures by name of each shard that somebody has led, by its number."""
+        cdef uint32_t shard
+        return {shard: figures_as_dict(board_shard(&self.board, shard)) for shard in self._led()}
+
+    def commit_sizes(self):
+        """By shard, and "records" or "bytes", as histograms() has it; the bounds are SIZE_BOUNDS."""
+        cdef const ShardPage* page
+        found = {}
+        for shard in self._led():
+            page = board_shard(&self.board, shard)
+            found[shard, "records"] = histogram_as_tuple(
+                page.commit_records.counts, SIZE_COUNTS, &page.commit_records.sum)
+            found[shard, "bytes"] = histogram_as_tuple(page.commit_bytes.counts, SIZE_COUNTS, &page.commit_bytes.sum)
+        return found
+
+    def take_spans(self, size_t limit):
+        """At most so many spans, of each worker in the order of their ends. One reader only, of all processes."""
+        cdef uint32_t worker
+        cdef SpanRecord span
+        taken = []
+        for worker in range(self.board.workers if self.board.has_figures else 0):
+            while len(taken) < limit and span_take(board_spans(&self.board, worker), &span):
+                taken.append(span_as_dict(&span))
+        return taken
 
     cdef list _slots(self, uint32_t first):
         cdef uint32_t number

@@ -29,11 +29,25 @@ LIMITS: Final[dict[str, int]]
 # The counters of a slot of the board, in their order.
 COUNTER_NAMES: Final[tuple[str, ...]]
 
+# The figures of a shard's page, in their order.
+SHARD_FIGURE_NAMES: Final[tuple[str, ...]]
+
+# The stages of a call in their order, and last the whole of it; what ends a bucket, and still is in it.
+STAGE_NAMES: Final[tuple[str, ...]]
+HISTOGRAM_BOUNDS_NS: Final[tuple[int, ...]]
+SIZE_BOUNDS: Final[tuple[int, ...]]
+
+# What an outcome is called, by its number.
+OUTCOME_NAMES: Final[dict[int, str]]
+
+# By the number of a method in a span, less one: its full name.
+FRONT_METHOD_NAMES: Final[tuple[str, ...]]
+
 def memory_create(name: str, size: int) -> int:
     """Shared memory of `size` zero bytes behind a new descriptor; its size cannot change any more."""
 
 def board_create(workers: int) -> int:
-    """The descriptor of a new board: a slot for each worker, one for each of their followers, and marks by shard."""
+    """The descriptor of a new board: slots, histograms and spans by worker; marks and figures by shard."""
 
 class Board:
     """The board as a reader sees it; it keeps its own mapping, so the descriptor may be closed."""
@@ -43,6 +57,14 @@ class Board:
         """Each slot that a worker of this format has begun, by worker: its fields and its counters by name."""
     def follower_slots(self) -> list[dict[str, int]]:
         """The same of the followers; `worker` is whose follower it is."""
+    def histograms(self) -> dict[tuple[int, str], tuple[list[int], int]]:
+        """By worker and stage the counts of its buckets, of which the last has no bound, and the sum in nanoseconds."""
+    def shards(self) -> dict[int, dict[str, int]]:
+        """The figures by name of each shard that somebody has led, by its number."""
+    def commit_sizes(self) -> dict[tuple[int, str], tuple[list[int], int]]:
+        """By shard, and "records" or "bytes", as histograms() has it; the bounds are SIZE_BOUNDS."""
+    def take_spans(self, limit: int) -> list[dict[str, Any]]:
+        """At most so many spans, of each worker in the order of their ends. One reader only, of all processes."""
 
 def board_mark_next(board: Board, shard: int, after_sequence: int) -> tuple[int, str] | None:
     """The mark of a shard with the least sequence beyond `after_sequence`, as sequence and state digest; or None."""

@@ -53,6 +53,7 @@ cdef class Follower:
     cdef LogReader reader
     cdef BoardMap board
     cdef const MarkPage* marks
+    cdef ShardPage* figures
     cdef uint64_t segment_bytes
     cdef uint64_t stopping
 
@@ -74,6 +75,7 @@ cdef class Follower:
             if not board_map(&self.board, board_fd, workers):
                 raise ValueError("board_fd: not a board of so many workers")
             self.marks = board_marks(&self.board, shard)
+            self.figures = board_shard(&self.board, shard)
         self.shard = begun_shard(self.path, headers[0]["log_id"], durable["sequence"])
         self.disk = real_disk(self.path)
         code = log_begin(&self.reader, &survey, self.shard.sequence + 1)
@@ -88,8 +90,13 @@ cdef class Follower:
         cdef int code
         with nogil:
             code = follow_some(s, &self.reader, self.marks, records_max, &done, &reason)
+        self._say_applied(s.sequence)
         self._judge(code, reason, before + done + 1)
         return done
+
+    cdef void _say_applied(self, uint64_t sequence) noexcept:
+        if self.figures != NULL:
+            eo_store64(&self.figures.follower_sequence, sequence)
 
     cdef State* _state(self) except NULL:
         if self.shard is None:
@@ -148,10 +155,12 @@ cdef class Follower:
 
     def close(self):
         eo_store64(&self.stopping, 1)
+        self._say_applied(0)
         self.shard = None
         log_free(&self.reader)
         close_disk(&self.disk)
         self.marks = NULL
+        self.figures = NULL
         board_unmap(&self.board)
 
     def __dealloc__(self):

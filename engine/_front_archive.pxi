@@ -136,7 +136,9 @@ cdef void execute_again(Front* f, Parked* p) noexcept nogil:
         unpark(f, p)
         return
     tally(f, COMMANDS_EXECUTED, 1)
+    note(job, TIME_EXECUTING)
     verdict = execute_request(h, job)
+    note(job, TIME_EXECUTED)
     if not is_perhaps_archived(h.state, verdict):
         answer_job(h, unpark(f, p), verdict)
     elif p.failed:

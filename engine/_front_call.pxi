@@ -54,6 +54,8 @@ cdef void stream_end(Stream* s) noexcept nogil:
     charge(c, -<int64_t>s.backlog.size)
     buffer_free(&s.backlog)
     buffer_free(&s.status)
+    free(s.parent)
+    s.parent = NULL
     if s.own.pending == 0:
         stream_free(c.front, s)
 
@@ -96,7 +98,7 @@ cdef Call* call_begin(Stream* s) noexcept nogil:
             INVARIANT(call != NULL, b"memory for a call")
     call.stream = s
     call.next = NULL
-    call.done = False
+    call.done = call.measured = call.traced = False
     call.charged_bytes = 0
     call.item_count = 0
     call.request.size = 0
@@ -328,6 +330,7 @@ cdef void begin_part(Front* f, Call* call, int shard, bint concerned) noexcept n
     part.method = call.job.method
     part.is_batch = True
     part.deadline_ns = call.job.deadline_ns
+    part.times = call.job.times
     if not concerned:
         buffer_begin_answer(&part.answer)
         job_done(f, part)
@@ -341,6 +344,7 @@ cdef void begin_part(Front* f, Call* call, int shard, bint concerned) noexcept n
 cdef void job_begin(Front* f, JobQueue* source, Job* job, int shard) noexcept nogil:
     cdef Link* link
     job.shard = <uint8_t>shard
+    note(job, TIME_QUEUED)
     if f.hosted[shard] != NULL or is_given_away(f, shard):
         queue_add(f, source, job)
         return
@@ -380,6 +384,9 @@ cdef inline void buffer_begin_answer(Buffer* answer) noexcept nogil:
 # What a job says is now durable, or was refused: it goes to whoever asked.
 cdef void job_done(Front* f, Job* job) noexcept nogil:
     cdef Call* call = job.call
+    # Of a job that was away, the other worker has said when; unless it is gone, or of a program that does not.
+    if UNLIKELY(job.times != NULL) and (job.state != JOB_AWAY or job.times[<uint32_t>TIME_DURABLE] == 0):
+        note(job, TIME_DURABLE)
     job.state = JOB_DONE
     if call == NULL:
         link_answer(f, job)

@@ -58,6 +58,8 @@ cdef void release_shards(Front* f) noexcept nogil:
     memcpy(&f.own_slot, f.slot, sizeof(BoardSlot))
     eo_store64(&f.slot.state, BOARD_STARTING)
     f.slot = &f.own_slot
+    f.stages = NULL
+    f.spans = NULL
     f.released = True
     pthread_mutex_lock(&f.lock)
     f.handed_over = True

@@ -91,6 +91,8 @@ cdef void take_header(Stream* s, const uint8_t* name, size_t name_size, const ui
         timeout_ns = parse_timeout_ns(value, value_size)
         s.bad_timeout = timeout_ns == 0
         s.deadline_ns = s.connection.front.now_ns + timeout_ns
+    elif name_size == 11 and s.method != NULL and memcmp(name, b"traceparent", 11) == 0:
+        take_traceparent(s, value, value_size)
     elif name_size == 13 and memcmp(name, b"grpc-encoding", 13) == 0:
         if text_is(value, value_size, b"identity", 8):
             s.encoding = ENCODING_IDENTITY

@@ -5,19 +5,25 @@ cdef enum LinkMessage:
     LINK_BATCH = 2
     LINK_ANSWER = 3
     LINK_BYE = 4                         # nothing more is asked over this link, and nothing waited for
+    LINK_TIMED_ANSWER = 5                # the same, behind the job's times; only to who asked for them
 
 cdef enum:
     LINK_MESSAGES_MAX = 4096             # of one link in one turn
     LINK_SLOT_BITS = 16
+    LINK_TIMED = 1                       # a request's code: the answer is to have its times
 
 cdef struct LinkHead:
     uint8_t type                         # LinkMessage; of a bye the rest is zero
-    uint8_t method
+    uint8_t method                       # answer: the outcome, if it was timed and is known
     uint8_t shard
     uint8_t caller                       # request: whose it is, for fairness between callers
-    uint32_t code                        # answer: gRPC's
+    uint32_t code                        # answer: gRPC's; request: LINK_TIMED or 0
     uint64_t token                       # chosen by who asks, returned as it is
     uint64_t deadline_ns                 # request: CLOCK_MONOTONIC, 0: none
+
+cdef struct TimedHead:
+    LinkHead head
+    uint64_t times[STAGE_TIMES]          # zeros but of what the answering worker has seen
 
 
 cdef inline Link* link_of_alive(int* alive_kind) noexcept nogil:
@@ -109,6 +115,7 @@ cdef void link_job_free(Job* job) noexcept nogil:
 cdef void link_push(Link* link) noexcept nogil:
     cdef Job* job
     cdef LinkHead head
+    cdef TimedHead timed
     cdef Span body
     cdef int pushed = 1
     while link.unsent_first != NULL:
@@ -121,13 +128,19 @@ cdef void link_push(Link* link) noexcept nogil:
             head.method = job.method
             head.caller = caller_of(job)
             head.deadline_ns = job.deadline_ns
+            head.code = LINK_TIMED if job.times != NULL else 0
             body = job.request
         else:
-            head.type = LINK_ANSWER
+            head.type = LINK_ANSWER if job.times == NULL else LINK_TIMED_ANSWER
             head.code = job.code
+            head.method = job.outcome
             body = span_of(job.answer.data + GRPC_PREFIX_BYTES, job.answer.size - GRPC_PREFIX_BYTES)
-        pushed = ring_push(&link.outgoing, <const uint8_t*>&head, sizeof(LinkHead), body.data, body.size,
-                           &link.unsent_progress)
+        timed.head = head
+        if UNLIKELY(head.type == LINK_TIMED_ANSWER):
+            memcpy(timed.times, job.times, sizeof(timed.times))
+        pushed = ring_push(&link.outgoing, <const uint8_t*>&timed,
+                           sizeof(TimedHead) if head.type == LINK_TIMED_ANSWER else sizeof(LinkHead), body.data,
+                           body.size, &link.unsent_progress)
         if pushed != 1:
             break
         link.unsent_progress = 0
@@ -198,11 +211,20 @@ cdef void link_ended(Front* f, Link* link) noexcept nogil:
 # 1, or -1 for what no sane peer says.
 cdef int link_take(Front* f, Link* link, const LinkHead* head, const uint8_t* body, size_t size) noexcept nogil:
     cdef Job* job
+    cdef uint64_t times[STAGE_TIMES]
     cdef uint32_t slot = <uint32_t>(head.token & ((1 << LINK_SLOT_BITS) - 1))
-    if head.type == LINK_ANSWER:
+    if head.type == LINK_ANSWER or head.type == LINK_TIMED_ANSWER:
         job = link.away[slot] if slot < f.settings.link_jobs_max else NULL
         if job == NULL or job.token != head.token:
             return -1
+        if head.type == LINK_TIMED_ANSWER:
+            if size < sizeof(times):
+                return -1
+            memcpy(times, body, sizeof(times))
+            take_times(job, times)
+            body += sizeof(times)
+            size -= sizeof(times)
+            job.outcome = head.method
         link_slot_free(link, slot)
         link_returned(job)
         buffer_begin_answer(&job.answer)
@@ -217,10 +239,12 @@ cdef int link_take(Front* f, Link* link, const LinkHead* head, const uint8_t* bo
     if (head.type != LINK_REQUEST and head.type != LINK_BATCH) or head.shard >= <uint32_t>f.shards \
             or head.caller >= LINK_CALLERS:
         return -1
-    job = <Job*>malloc(sizeof(Job) + size)
+    job = <Job*>malloc(sizeof(Job) + sizeof(times) + size)
     INVARIANT(job != NULL, b"memory for a job")
-    memset(job, 0, sizeof(Job))
-    memcpy(job + 1, body, size)
+    memset(job, 0, sizeof(Job) + sizeof(times))
+    memcpy(<uint8_t*>(job + 1) + sizeof(times), body, size)
+    if head.code == LINK_TIMED:
+        job.times = <uint64_t*>(job + 1)
     job.link = link
     job.token = head.token
     job.method = head.method
@@ -228,7 +252,7 @@ cdef int link_take(Front* f, Link* link, const LinkHead* head, const uint8_t* bo
     job.shard = head.shard
     job.caller = head.caller
     job.deadline_ns = head.deadline_ns
-    job.request = span_of(<const uint8_t*>(job + 1), size)
+    job.request = span_of(<const uint8_t*>(job + 1) + sizeof(times), size)
     link.jobs += 1
     tally(f, JOBS_RECEIVED, 1)
     if f.hosted[job.shard] != NULL or is_given_away(f, job.shard):

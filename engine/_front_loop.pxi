@@ -275,6 +275,8 @@ cdef void write_dirty(Front* f) noexcept nogil:
         f.dirty = c.next_dirty
         c.dirty = False
         connection_write(c)
+        if UNLIKELY(f.finished_count > 0):
+            flush_finished(f)
 
 
 # What is done ten times a second.
@@ -354,9 +356,7 @@ cdef void tell_limit(Connection* c) noexcept nogil:
 
 
 cdef void publish(Front* f) noexcept nogil:
-    board_set(f.slot, MAX_CONCURRENT_STREAMS, f.streams_limit)
-    board_set(f.slot, BYTES_IN_FLIGHT, f.bytes_in_flight)
-    board_set(f.slot, CALLS_IN_FLIGHT, f.calls_in_flight)
+    publish_figures(f)
     eo_store64(&f.slot.heartbeat_ns, last_beat_ns(f))
     eo_store64(&f.slot.state, BOARD_DRAINING if f.draining
                else BOARD_SERVING if f.health == HEALTH_SERVING else BOARD_STARTING)

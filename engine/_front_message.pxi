@@ -121,6 +121,7 @@ cdef size_t feed_message(Stream* s, const uint8_t* data, size_t size) noexcept n
 # what follows a message would make it an error.
 cdef void message_is_whole(Stream* s) noexcept nogil:
     cdef Call* call = s.filling
+    measure_call(s, call)
     # A message that is refused goes with what is being received; among the calls it would wait for an answer for ever.
     if s.prefix[0] == 1 and not expand(s, call):
         return

@@ -72,6 +72,8 @@ cdef ssize_t read_answer(nghttp2_session* session, int32_t stream_id, uint8_t* i
         s.connection.progress_ns = s.connection.front.now_ns
         if s.sent == call.job.answer.size:
             s.sent = 0
+            if UNLIKELY(call.job.times != NULL):
+                finish_measure(s, call)
             call_leave(s, call)
             feed_backlog(s)
     if answer_is_over(s):

@@ -113,6 +113,8 @@ cdef int on_frame_send(nghttp2_session* session, const nghttp2_frame* frame, voi
     guard_data_sent(<Connection*>user)
     if frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
         s = <Stream*>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+        if s != NULL and s.calls != NULL and s.calls.done and s.calls.job.times != NULL:
+            finish_measure(s, s.calls)   # it failed, so its trailers were its answer
         if s == NULL or s.end_received:
             return 0
         if s.kind == STREAM_REFUSED:

@@ -100,13 +100,18 @@ cdef void execute_group(Front* f, Job** group, int* grouped) noexcept nogil:
     cdef Hosted* h
     cdef Span items[GROUP]
     cdef PlaceOrder* orders[GROUP]
+    cdef Job* before
+    cdef uint64_t began_ns = 0
     cdef int i, placing = 0, count_of = grouped[0]
     grouped[0] = 0
     if count_of == 0:
         return
     h = f.hosted[group[0].shard]
+    before = h.waiting_last if h.waiting_first != NULL else NULL
     for i in range(count_of):
         orders[i] = NULL
+        if UNLIKELY(group[i].times != NULL and began_ns == 0):
+            began_ns = journal_now_ns(CLOCK_MONOTONIC)
         # Nothing of another method decodes as an order by chance: it is given no bytes.
         items[i] = group[i].request if group[i].method == PLACE_ORDER else span_empty()
         placing += group[i].method == PLACE_ORDER
@@ -114,6 +119,8 @@ cdef void execute_group(Front* f, Job** group, int* grouped) noexcept nogil:
         make_ready(h.state, items, count_of, orders)
     for i in range(count_of):
         execute_job(h, group[i], orders[i])
+    if UNLIKELY(began_ns > 0):
+        share_times(h, before, began_ns, <uint64_t>count_of)
     tally(f, COMMANDS_EXECUTED, <uint64_t>count_of)
 
 
@@ -136,6 +143,8 @@ cdef void answer_job(Hosted* h, Job* job, int verdict) noexcept nogil:
     memcpy(at, s.response.data, s.response.size)
     job.answer.size += s.response.size
     job.code = <uint32_t>s.fault.code if verdict == FAULT else <uint32_t>CODE_OK
+    if UNLIKELY(job.times != NULL and verdict == DECIDED):
+        job.outcome = s.record.data[5]
     wait_until_durable(h, job)
 
 
@@ -161,12 +170,15 @@ cdef int64_t execute_slice(Front* f, Job* job, int64_t budget) noexcept nogil:
     cdef int items
     if job.offset == 0 and job.items == 0:
         buffer_begin_answer(&job.answer)
+        if UNLIKELY(job.times != NULL and job.times[<uint32_t>TIME_EXECUTING] == 0):
+            note(job, TIME_EXECUTING)
         tally(f, BATCHES_EXECUTED, 1)
     items = execute_some(s, job.method, job.request.data, job.request.size, &job.offset, most, logged_now_ms(h),
                          &job.answer, h.journal)
     job.items += <uint32_t>items
     tally(f, COMMANDS_EXECUTED, <uint64_t>items)
     if items < most or job.offset >= job.request.size:
+        note(job, TIME_EXECUTED)
         wait_until_durable(h, job)
     hold_commit(h, <uint64_t>items // HELD_ITEMS)
     return items
@@ -247,6 +259,7 @@ cdef void shard_begin(Front* f, int shard, Hosted* h) noexcept nogil:
     h.marks = board_marks(&f.board, <uint32_t>shard)
     marks_clear(h.marks)
     h.marked = h.state.sequence
+    h.expired_before = h.state.expired_orders
     f.hosted[shard] = h
     watch_fd(f, h.journal.event_fd, h)
 

@@ -50,6 +50,7 @@ cdef enum Encoding:
     ENCODING_OTHER = 3
 
 cdef enum:
+    FINISHED_MAX = 64                    # measured calls whose answers are being written
     LINK_CALLERS = 64
     GRPC_PREFIX_BYTES = 5                # compressed flag, then the size, big endian
 
@@ -68,6 +69,8 @@ cdef struct Job:
     uint32_t items                       # of a batch, carried out so far
     uint8_t method, is_batch, state
     uint8_t shard
+    uint8_t outcome                      # of a measured job, as far as it is known here; else 0
+    uint64_t* times                      # by StageTime, 0 what is not known; NULL: it is not measured
     uint8_t caller                       # a hash of whose it is, for fairness; of a job that another worker asked for
 
 cdef struct Call:
@@ -82,6 +85,8 @@ cdef struct Call:
     uint32_t item_count
     size_t charged_bytes                 # counted as in flight
     bint done                            # `job.code` and `job.answer` hold
+    bint measured, traced                # for the histograms, for a span; if either, `job.times` is the next field
+    uint64_t times[STAGE_TIMES]
 
 # Jobs that wait to be served, of one connection or one link: what fairness is about.
 cdef struct JobQueue:
@@ -89,6 +94,15 @@ cdef struct JobQueue:
     Job* first
     Job* last
     bint listed
+
+cdef struct TraceParent:                 # W3C Trace Context, as the caller sent it
+    uint8_t trace_id[16]
+    uint8_t span_id[8]
+    bint sampled
+
+cdef struct Finished:                    # a measured call whose answer is on its way into the socket
+    SpanRecord span
+    bint measured, traced
 
 cdef struct Stream:
     Stream* next
@@ -106,6 +120,8 @@ cdef struct Stream:
     bint answered                        # by HTTP's own means, and its request has not ended
     bint ending                          # it ends with `status_code` and `status` once the calls before are answered
     uint64_t deadline_ns
+    TraceParent* parent                  # NULL: none, or none that counts
+    bint parent_refused                  # there were two
     uint32_t header_bytes
     # The request message that is being received.
     uint8_t prefix[5]
@@ -193,6 +209,7 @@ cdef struct Hosted:                      # a shard that lives here
     uint64_t evict_through               # the archive has what was closed up to there
     bint evicting                        # more of it may be due
     bint raise_wanted                    # of the level
+    uint64_t expired_before              # orders, in what was read of the log
 
 cdef struct Parked:                      # a call that waits for the archive; _front_archive
     Parked* next                         # among the free ones, or the answered ones
@@ -235,7 +252,7 @@ cdef struct FrontSettings:
     uint64_t continuations_max, ping_strikes_max, ping_interval_ms
     uint64_t handshake_ms, message_ms, keepalive_ms, keepalive_timeout_ms, connection_age_ms, age_grace_ms
     uint64_t relay_bytes_per_turn, relay_buffer_bytes, relay_bytes_max, relay_connect_ms, overloaded_turn_us
-    uint64_t accept_lead_ppm, shed_lead_ppm, balance_ms, handover_ms, archive_calls_max
+    uint64_t accept_lead_ppm, shed_lead_ppm, balance_ms, handover_ms, archive_calls_max, trace_ppm
 
 cdef struct Front:
     int epoll_fd
@@ -297,6 +314,12 @@ cdef struct Front:
     uint8_t* output                      # one write
     BoardMap board
     BoardSlot* slot
+    StagePage* stages                    # NULL, as the next: the slot was left, or the board has no room
+    SpanRing* spans
+    uint64_t until_measured              # calls
+    uint64_t random
+    Finished finished[FINISHED_MAX]
+    uint32_t finished_count
     uint64_t busy_ns, busy_since_ns, turn_ewma_ns
     uint32_t streams_limit
     uint64_t listener_rearm_ns
@@ -307,6 +330,11 @@ cdef struct Front:
 
 cdef inline void tally(Front* f, FrontCounter counter, uint64_t more) noexcept nogil:
     board_add(f.slot, counter, more)
+
+
+cdef inline void note(Job* job, StageTime at) noexcept nogil:
+    if UNLIKELY(job.times != NULL):
+        job.times[<uint32_t>at] = journal_now_ns(CLOCK_MONOTONIC)
 
 
 cdef inline void mark_dirty(Connection* c) noexcept nogil:

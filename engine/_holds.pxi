@@ -23,6 +23,7 @@ cdef void begin_hold(State* s, uint32_t handle) noexcept nogil:
     order.ttl_slot = slot
     order.expires_at_ms = s.now_ms + s.holds[slot].duration_ms
     order.flags |= ORDER_HELD
+    s.held_orders += 1
     list_append(&s.holds[slot].items, &s.arena, handle, hold_links())
 
 
@@ -31,6 +32,7 @@ cdef void end_hold(State* s, uint32_t handle) noexcept nogil:
     if order.flags & ORDER_HELD:
         list_remove(&s.holds[order.ttl_slot].items, &s.arena, handle, hold_links())
         order.flags &= ~ORDER_HELD
+        s.held_orders -= 1
         order.expires_at_ms = 0
 
 
@@ -73,6 +75,7 @@ cdef void expire_order(State* s, uint32_t handle) noexcept nogil:
         reserve(s, allocations[i].row,
                 -<int64_t>(allocations[i].quantity - (progress[i].released if progress != NULL else 0)))
     order.flags |= ORDER_EXPIRED
+    s.expired_orders += 1
     drop_purchases(s, handle)
     for i in range(order.line_count):
         queue_match(s, lines[i].sku)

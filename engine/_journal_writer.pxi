@@ -102,6 +102,8 @@ cdef struct Journal:
     char directory[4096]
     JournalStats stats
     uint64_t sync_buckets[SYNC_BUCKETS]
+    SizeHistogram commit_records
+    SizeHistogram commit_bytes           # of the disk, padding and all
 
 
 cdef uint64_t journal_now_ns(int clock) noexcept nogil:
@@ -405,6 +407,9 @@ cdef void journal_commit(Journal* j, int type, const uint8_t* payload, size_t si
     j.offset += block_bytes
     j.sealed = type == BLOCK_SEAL
     j.stats.commits += not j.sealed
+    if records:
+        size_observe(&j.commit_records, records)
+        size_observe(&j.commit_bytes, block_bytes)
     j.stats.seals += j.sealed
     j.stats.records += records
     j.stats.record_bytes += size if records else 0

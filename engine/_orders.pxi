@@ -186,5 +186,6 @@ cdef uint32_t accept(
     if outcome == OUTCOME_PLACED:
         begin_hold(s, handle)
     else:
+        s.waiting_orders += 1
         enter_queues(s, handle, needs, count)
     return handle

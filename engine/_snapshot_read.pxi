@@ -340,6 +340,8 @@ cdef int join_order(
     if (order.flags & (ORDER_HELD | ORDER_CLOSED) != 0) != (rank != 0) or (
             order.flags & ORDER_HELD and order.flags & ORDER_CLOSED):
         return damaged(r, b"a hold or a closed order without its place, or both")
+    s.held_orders += (order.flags & ORDER_HELD) != 0
+    s.waiting_orders += (order.flags & ORDER_WAITING) != 0
     if order.flags & ORDER_CLOSED:
         list_later(r, LATER_CLOSED, rank, handle)
     elif rank:

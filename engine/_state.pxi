@@ -216,6 +216,8 @@ cdef struct State:
     uint64_t outcomes[16]                      # counters since the start: not part of the state
     uint64_t faults[17]
     uint64_t duplicates, reads
+    uint64_t expired_orders                    # likewise; also those of records that were read
+    uint64_t held_orders, waiting_orders       # how many there are: they follow from the orders
 
     uint64_t business[2]                       # 128-bit sums, low word first
     uint64_t whole[2]

@@ -90,11 +90,13 @@ DEFAULTS: Final[Mapping[str, int]] = MappingProxyType(
         "handover_ms": 2_000,
         # Calls on orders that are looked up in the archive at one time; beyond that they are refused with a pushback.
         "archive_calls_max": 1_024,
+        # Of a million calls whose callers do not say, so many are traced.
+        "trace_ppm": 0,
     }
 )
 
 # Of what zero is not the least value that makes sense.
-NONE_MEANS_NEVER: Final = frozenset({"connection_age_ms"})
+NONE_MEANS_NEVER: Final = frozenset({"connection_age_ms", "trace_ppm"})
 
 
 def defaults() -> dict[str, int]:
@@ -122,7 +124,7 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, int]:
 def broken_relations(s: Mapping[str, int]) -> list[str]:
     """What the front relies on and `s` does not keep, in words."""
     relations = {
-        "every setting but connection_age_ms is at least 1": all(
+        "every setting but connection_age_ms and trace_ppm is at least 1": all(
             value >= 1 for name, value in s.items() if name not in NONE_MEANS_NEVER
         ),
         "a rate fits the arithmetic of a bucket": all(
@@ -144,6 +146,7 @@ def broken_relations(s: Mapping[str, int]) -> list[str]:
         "a ping of ours is answered before the next": s["keepalive_timeout_ms"] <= s["keepalive_ms"],
         "a relayed stream can use its turn": s["relay_bytes_per_turn"] <= s["relay_buffer_bytes"],
         "a relayed stream can use its buffer": s["relay_buffer_bytes"] <= s["relay_bytes_max"],
+        "no more calls are traced than there are": s["trace_ppm"] <= 1_000_000,
         "a shed connection is not accepted where it left": 2 * s["accept_lead_ppm"] <= s["shed_lead_ppm"],
     }
     return [relation for relation, holds in relations.items() if not holds]

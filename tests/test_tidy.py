@@ -25,7 +25,8 @@ STAGES = [
     ["_limits", "_types"],
     ["_wire_*"],
     ["_crc32c"],
-    ["_board", "_marks", "_ring"],
+    ["_histogram", "_spans"],
+    ["_board_figures", "_board", "_marks", "_ring"],
     ["_arena"],
     [
         "_state",

@@ -3,8 +3,19 @@
 include "_platform.pxi"
 include "_system.pxi"
 include "_limits.pxi"
+include "_histogram.pxi"
+include "_spans.pxi"
+include "_board_figures.pxi"
 include "_board.pxi"
 include "_marks.pxi"
+
+
+def index_of_ns(uint64_t ns):
+    return histogram_index(ns)
+
+
+def index_of_size(uint64_t size):
+    return size_index(size)
 
 
 cdef class Owner:
@@ -37,6 +48,22 @@ cdef class Owner:
 
     def count(self, int counter):
         return board_count(self.slot, <FrontCounter>counter)
+
+    def observe(self, uint32_t worker, uint32_t stage, uint64_t ns):
+        histogram_observe(&board_stages(&self.board, worker).stages[stage], ns)
+
+    def put_span(self, uint32_t worker, uint8_t method):
+        """False: there is no room."""
+        cdef SpanRecord span
+        memset(&span, 0, sizeof(SpanRecord))
+        span.method = method
+        span.worker = worker
+        span.span_id[0] = span.trace_id[0] = 1
+        return span_put(board_spans(&self.board, worker), &span)
+
+    def set_figure(self, uint32_t shard, int figure, uint64_t value):
+        figure_set(board_shard(&self.board, shard), <ShardFigure>figure, value)
+        eo_store64(&board_shard(&self.board, shard).format_version, FIGURES_FORMAT_VERSION)
 
     def mark(self, uint32_t shard, uint64_t sequence, uint64_t low, uint64_t high):
         mark_put(board_marks(&self.board, shard), sequence, low, high)

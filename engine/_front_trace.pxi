@@ -1,0 +1,189 @@
+# Which calls are measured and which are traced, what their callers say of that, and what becomes of their times. A call
+# in METRICS_EVERY is measured; a call is traced as its caller wants it, or by chance where it says nothing.
+
+cdef enum:
+    TRACEPARENT_BYTES = 55               # version, trace id, parent id, flags in lower-case hex, with dashes between
+    TRACE_SAMPLED = 1                    # of the flags
+
+FRONT_METHOD_NAMES = tuple([
+    front_methods[i].path[1:front_methods[i].path_size].decode() for i in range(FRONT_METHODS)
+])
+
+
+# Steele, Lea and Flood's splitmix64. Ids need not be secret, only not the same.
+cdef uint64_t front_random(Front* f) noexcept nogil:
+    cdef uint64_t mixed
+    f.random += <uint64_t>0x9E3779B97F4A7C15
+    mixed = f.random
+    mixed = (mixed ^ mixed >> 30) * <uint64_t>0xBF58476D1CE4E5B9
+    mixed = (mixed ^ mixed >> 27) * <uint64_t>0x94D049BB133111EB
+    return mixed ^ mixed >> 31
+
+
+# An id is not all zeros.
+cdef void random_id(Front* f, uint8_t* into, size_t words) noexcept nogil:
+    cdef uint64_t word
+    cdef size_t i
+    for i in range(words):
+        word = front_random(f) | 1
+        memcpy(into + i * sizeof(uint64_t), &word, sizeof(uint64_t))
+
+
+# Lower-case hex, not all zeros.
+cdef bint parse_id(const uint8_t* text, uint8_t* into, size_t size) noexcept nogil:
+    cdef uint8_t any_bit = 0
+    cdef size_t i
+    for i in range(size):
+        if not parse_hex(text + 2 * i, &into[i]):
+            return False
+        any_bit |= into[i]
+    return any_bit != 0
+
+
+cdef inline bint parse_hex(const uint8_t* text, uint8_t* into) noexcept nogil:
+    cdef int i
+    into[0] = 0
+    for i in range(2):
+        if 0x30 <= text[i] <= 0x39:
+            into[0] = <uint8_t>(into[0] << 4 | (text[i] - 0x30))
+        elif 0x61 <= text[i] <= 0x66:
+            into[0] = <uint8_t>(into[0] << 4 | (text[i] - 0x57))
+        else:
+            return False
+    return True
+
+
+# https://www.w3.org/TR/trace-context/, version 00 alone. What is malformed, or comes twice, was not said.
+cdef void take_traceparent(Stream* s, const uint8_t* value, size_t size) noexcept nogil:
+    cdef TraceParent parent
+    cdef uint8_t flags
+    if s.parent != NULL or s.parent_refused:
+        free(s.parent)
+        s.parent = NULL
+        s.parent_refused = True
+        return
+    if size != TRACEPARENT_BYTES or memcmp(value, b"00-", 3) != 0 or value[35] != c"-" or value[52] != c"-" \
+            or not parse_id(value + 3, parent.trace_id, 16) or not parse_id(value + 36, parent.span_id, 8) \
+            or not parse_hex(value + 53, &flags):
+        return
+    parent.sampled = flags & TRACE_SAMPLED
+    s.parent = <TraceParent*>malloc(sizeof(TraceParent))
+    INVARIANT(s.parent != NULL, b"memory for a trace")
+    s.parent[0] = parent
+
+
+# Its message is whole. Most calls pay for a counter and three comparisons.
+cdef inline void measure_call(Stream* s, Call* call) noexcept nogil:
+    cdef Front* f = s.connection.front
+    if s.kind != STREAM_UNARY and s.kind != STREAM_BATCHES:
+        return
+    f.until_measured -= 1
+    if UNLIKELY(f.until_measured == 0 or s.parent != NULL or f.settings.trace_ppm > 0):
+        begin_measure(f, s, call)
+
+
+cdef void begin_measure(Front* f, Stream* s, Call* call) noexcept nogil:
+    call.measured = f.until_measured == 0
+    if call.measured:
+        f.until_measured = METRICS_EVERY
+    if s.parent != NULL:
+        call.traced = s.parent.sampled
+    else:
+        call.traced = f.settings.trace_ppm > 0 and front_random(f) % PPM < f.settings.trace_ppm
+    if call.measured or call.traced:
+        memset(call.times, 0, sizeof(call.times))
+        call.job.times = call.times
+        note(&call.job, TIME_BEGUN)
+
+
+# Its answer is handed to the connection. The time when it is sent is that of the write which follows.
+cdef void finish_measure(Stream* s, Call* call) noexcept nogil:
+    cdef Front* f = s.connection.front
+    cdef Finished* done
+    cdef SpanRecord* span
+    if f.finished_count == FINISHED_MAX:
+        flush_finished(f)
+    done = &f.finished[f.finished_count]
+    f.finished_count += 1
+    done.measured = call.measured
+    done.traced = call.traced
+    span = &done.span
+    memset(span, 0, sizeof(SpanRecord))
+    memcpy(span.times_ns, call.times, sizeof(call.times))
+    call.job.times = NULL
+    if not done.traced:
+        return
+    span.code = call.job.code
+    span.items = call.job.items if call.job.items else call.item_count
+    span.worker = <uint32_t>f.worker
+    span.method = <uint8_t>(s.method - front_methods + 1)
+    span.shard = SPAN_SHARDS if call.part_count else call.job.shard
+    span.outcome = call.job.outcome
+    random_id(f, span.span_id, 1)
+    if s.parent != NULL:
+        memcpy(span.trace_id, s.parent.trace_id, sizeof(span.trace_id))
+        memcpy(span.parent_id, s.parent.span_id, sizeof(span.parent_id))
+    else:
+        random_id(f, span.trace_id, 2)
+
+
+# A time that a call has not, such as that of an execution which was refused, is the next one it has: what it waited for
+# counts for where it waited. So the stages are together the whole, to the nanosecond.
+cdef void complete_times(uint64_t* times) noexcept nogil:
+    cdef int i
+    for i in range(STAGE_TIMES - 2, 0, -1):
+        if times[i] == 0 or times[i] > times[i + 1]:
+            times[i] = times[i + 1]
+    for i in range(1, STAGE_TIMES):
+        if times[i] < times[i - 1]:
+            times[i] = times[i - 1]
+
+
+# What was measured is in the socket, or waits for its room.
+cdef void flush_finished(Front* f) noexcept nogil:
+    cdef uint64_t now_ns = journal_now_ns(CLOCK_MONOTONIC), wall_ns = journal_now_ns(CLOCK_REALTIME)
+    cdef uint32_t i
+    cdef Finished* done
+    for i in range(f.finished_count):
+        done = &f.finished[i]
+        done.span.times_ns[<uint32_t>TIME_SENT] = now_ns
+        complete_times(done.span.times_ns)
+        if done.measured and f.stages != NULL:
+            observe_stages(f.stages, done.span.times_ns)
+        if done.traced:
+            done.span.begun_wall_ns = wall_ns - (now_ns - done.span.times_ns[0])
+            if span_put(f.spans, &done.span):
+                tally(f, SPANS_WRITTEN, 1)
+            else:
+                tally(f, SPANS_DROPPED, 1)
+    f.finished_count = 0
+
+
+cdef void observe_stages(StagePage* page, const uint64_t* times) noexcept nogil:
+    cdef int i
+    for i in range(STAGE_TIMES - 1):
+        histogram_observe(&page.stages[i], times[i + 1] - times[i])
+    histogram_observe(&page.stages[STAGES - 1], times[STAGE_TIMES - 1] - times[0])
+
+
+# The single jobs of a group that were executed are the last that wait; each has its share of the time.
+cdef void share_times(Hosted* h, Job* before, uint64_t began_ns, uint64_t jobs) noexcept nogil:
+    cdef uint64_t share_ns = (journal_now_ns(CLOCK_MONOTONIC) - began_ns) // jobs
+    cdef Job* job = before.next if before != NULL else h.waiting_first
+    while job != NULL:
+        if job.times != NULL:
+            job.times[<uint32_t>TIME_EXECUTING] = began_ns
+            job.times[<uint32_t>TIME_EXECUTED] = began_ns + share_ns
+        job = job.next
+
+
+# Of a job that another worker did, what that has seen. Parts of a batch share one set of times.
+cdef void take_times(Job* job, const uint64_t* times) noexcept nogil:
+    cdef int i = <int>TIME_EXECUTING
+    if job.times == NULL:
+        return
+    if job.times[i] == 0 or times[i] < job.times[i]:
+        job.times[i] = times[i]
+    for i in range(<int>TIME_EXECUTED, <int>TIME_SENT):
+        if times[i] > job.times[i]:
+            job.times[i] = times[i]
