@@ -138,13 +138,15 @@ cdef inline size_t board_bytes(uint32_t workers) noexcept nogil:
 
 # 1: the board is mapped; 0: there is no board of so many workers behind the descriptor, which stays the caller's.
 cdef int board_map(BoardMap* board, int fd, int workers) noexcept nogil:
+    cdef file_status status
     memset(board, 0, sizeof(BoardMap))
     if not 0 < workers <= WORKERS_MAX:
         return 0
     board.workers = <uint32_t>workers
     board.pages = <uint8_t*>memory_map(fd, board_bytes(board.workers))
     board.has_figures = board.pages != NULL
-    if not board.has_figures:
+    if not board.has_figures and file_status_of(fd, &status) == 0 \
+            and status.st_size == <off_t>board_marks_end(board.workers):
         board.pages = <uint8_t*>memory_map(fd, board_marks_end(board.workers))
     return board.pages != NULL
 

@@ -32,11 +32,16 @@ cdef int check_state(State* s, char* text, size_t size) noexcept nogil:
 cdef int check_orders(State* s, Finding* finding) noexcept nogil:
     cdef uint64_t cursor = 0
     cdef uint32_t handle = index_each(&s.orders, &s.arena, &cursor)
+    cdef uint64_t held = 0, waiting = 0
     cdef int holds = 1
     while handle:
         if not check_order(s, finding, order_at(s, handle)):
             holds = 0
+        held += (order_at(s, handle).flags & ORDER_HELD) != 0
+        waiting += (order_at(s, handle).flags & ORDER_WAITING) != 0
         handle = index_each(&s.orders, &s.arena, &cursor)
+    if held != s.held_orders or waiting != s.waiting_orders:
+        holds = broken(finding, b"holds or waiting orders are not as many as counted", span_empty(), span_empty())
     return holds
 
 

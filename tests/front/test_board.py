@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine._core import COUNTER_NAMES, LIMITS, Board, board_create, board_mark_next
+from engine._core import COUNTER_NAMES, LIMITS, Board, board_create, board_mark_next, memory_create
 from tests.probes.board_probe import FrontCounter, Owner
 
 pytestmark = pytest.mark.native
@@ -87,6 +87,18 @@ def test_board_outlives_its_descriptor_but_not_its_bounds(board_fd: int) -> None
         Board(board_fd, 4)
     with pytest.raises(ValueError, match="of 0 workers"):
         Board(board_fd, 0)
+
+
+def test_board_of_before_there_were_figures_has_none_and_is_served_on() -> None:
+    size = 2 * 3 * LIMITS["BOARD_SLOT_BYTES"] + LIMITS["SHARDS_MAX"] * LIMITS["MARK_PAGE_BYTES"]
+    fd = memory_create("board", size)
+    board = Board(fd, 3)
+    Owner(fd, 3, 1, 77, 5).mark(LIMITS["SHARDS_MAX"] - 1, 10, 1, 2)
+    os.close(fd)
+    assert [slot["pid"] for slot in board.slots()] == [77]
+    assert board_mark_next(board, LIMITS["SHARDS_MAX"] - 1, 0) is not None
+    assert board.histograms() == board.shards() == board.commit_sizes() == {}
+    assert board.take_spans(10) == []
 
 
 def test_board_cannot_be_cut_off_under_its_readers(board_fd: int) -> None:

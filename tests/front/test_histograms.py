@@ -159,9 +159,10 @@ def test_front_after_another_begins_at_zero(fronts: Fronts, front: Front) -> Non
 
 
 def test_front_that_left_its_slot_leaves_the_histograms_to_its_successor(fronts: Fronts, front: Front) -> None:
-    front.hand_over()
-    successor = fronts.succeed(front)
     with Connection(front.address) as connection:
+        placed(connection.call(PLACE_ORDER, place()))
+        front.hand_over()
+        successor = fronts.succeed(front)
         for _ in range(64):
             placed(connection.call(PLACE_ORDER, place()))
     assert successor.count("jobs_received") == 64
