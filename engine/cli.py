@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.cli_common import DataDir, fail, in_words
+from engine.cli_keys import keys
 from engine.cli_serve import serve, upgrade
 from engine.exits import Exit
 from engine.torture import torture
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 journal = typer.Typer(help="Look into a log.", no_args_is_help=True)
 app.add_typer(journal, name="journal")
+app.add_typer(keys, name="keys")
 for command in (serve, upgrade, torture):
     app.command()(command)
 
@@ -104,9 +106,14 @@ def backup(
 ) -> None:
     """Copy what is durable, also of a running engine, and prove the copy by replaying it."""
     with in_words():
+        from engine.audit_trail import recorded
         from engine.backup import backup as run
+        from engine.datadir import shard_count
 
-        _print_held(f"backup: {target}", run(data_dir, target))
+        shards = shard_count(data_dir)
+        with recorded(data_dir, "backup", target=str(target), shards=shards):
+            held = run(data_dir, target)
+        _print_held(f"backup: {target}", held)
 
 
 @app.command()

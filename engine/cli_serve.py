@@ -196,12 +196,16 @@ def _fingerprint(parameters: dict[str, object]) -> str:
 def upgrade(data_dir: DataDir) -> None:
     """Replace every process of a running engine by the program as it is installed now; no call fails."""
     with in_words():
+        from engine.audit_trail import recorded
+        from engine.datadir import shard_count
         from engine.upgrade import UpgradeError
         from engine.upgrade import run as run_upgrade
 
+        shards = shard_count(data_dir)
         try:
-            for line in run_upgrade(data_dir):
-                print(f"upgrade: {line}", flush=True)
+            with recorded(data_dir, "upgrade", shards=shards):
+                for line in run_upgrade(data_dir):
+                    print(f"upgrade: {line}", flush=True)
         except UpgradeError as error:
             fail(Exit.WRONG, f"upgrade: {error}")
         print("upgrade: all processes are replaced", flush=True)

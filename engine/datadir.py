@@ -41,8 +41,7 @@ def create_or_open(data_dir: Path, shards: int | None = None) -> list[Path]:
     data_dir.mkdir(parents=True, exist_ok=True)
     if not (data_dir / IDENTITY).exists():
         # What a crash left of the first start, and what a fresh file system brings, is nobody's data.
-        if not all(_is_nobodys(path) for path in data_dir.iterdir()):
-            raise DataDirectoryError(f"{data_dir}: not empty, and not ours ({IDENTITY} is missing)")
+        refuse_unless_ours(data_dir)
         count = SHARDS_DEFAULT if shards is None else shards
         make_shard_directories(data_dir, count)
         write_identity(data_dir, count)
@@ -52,6 +51,20 @@ def create_or_open(data_dir: Path, shards: int | None = None) -> list[Path]:
             f"{data_dir / IDENTITY}: made for {counted(found)}, not for {shards}; the number cannot be changed"
         )
     return shard_directories(data_dir)
+
+
+def create_or_open_for_keys(data_dir: Path) -> None:
+    """Keys may be made before the first start, so that nobody is ever let in without. Raises DataDirectoryError."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    refuse_unless_ours(data_dir)
+
+
+def refuse_unless_ours(data_dir: Path) -> None:
+    """Unless it is a data directory, or what becomes one at the first start. Raises DataDirectoryError."""
+    if not data_dir.is_dir():
+        raise DataDirectoryError(f"{data_dir}: no data directory of everopen")
+    if not (data_dir / IDENTITY).exists() and not all(_is_nobodys(path) for path in data_dir.iterdir()):
+        raise DataDirectoryError(f"{data_dir}: not empty, and not ours ({IDENTITY} is missing)")
 
 
 def shard_count(data_dir: Path) -> int:
@@ -115,7 +128,7 @@ def _is_nobodys(path: Path) -> bool:
     if _SHARD.fullmatch(path.name):
         return path.is_dir() and not any(path.iterdir())
     # Keys may be made before the first start.
-    return path.name in (_TEMPORARY, "keys.json", "audit.jsonl", "lost+found")
+    return path.name in (_TEMPORARY, "keys.json", ".keys.json.tmp", "audit.jsonl", "lost+found")
 
 
 def sync_directory(path: Path) -> None:
