@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message import Message
 
 from everopen import methods
-from everopen.channels import CHANNEL_OPTIONS, CLUSTER, stubs_of, wall_clock_ms
+from everopen.channels import CHANNEL_OPTIONS, CLUSTER, Secret, signed, stubs_of, wall_clock_ms
 from everopen.errors import EveropenError, error_of_code, error_of_rpc
 from everopen.fields import (
     AdjustStockFields,
@@ -79,7 +79,7 @@ class AsyncClient:
     each worker, see order_stream.py; `batch_orders=False` sends each as a call of its own. `batches_in_flight` above 1
     trades the fairness of small batches for throughput, which bulk senders want. At most `orders_waiting_max` orders
     wait for answers; beyond that place_order waits for room. `on_batch` is told the size of each answered batch and its
-    seconds.
+    seconds. A `token` that is a function is called on the loop, so it gives what it has, and fetches a new one elsewhere.
     """
 
     def __init__(
@@ -87,6 +87,8 @@ class AsyncClient:
         target: str,
         *,
         credentials: grpc.ChannelCredentials | None = None,
+        token: Secret | None = None,
+        api_key: Secret | None = None,
         policy: RetryPolicy | None = None,
         route: bool = True,
         batch_orders: bool = True,
@@ -102,8 +104,10 @@ class AsyncClient:
             self._channel = grpc.aio.insecure_channel(target, CHANNEL_OPTIONS)
         else:
             self._channel = grpc.aio.secure_channel(target, credentials, CHANNEL_OPTIONS)
-        self._stubs = stubs_of(self._channel)
-        self._routes = AsyncRoutes(target, now_s, self._stubs[CLUSTER], enabled=route and credentials is None)
+        self._stubs = stubs_of(signed(self._channel, target, credentials is not None, token, api_key))
+        # Direct addresses speak plaintext, and are not where the secret was said to go.
+        route = route and credentials is None and token is None and api_key is None
+        self._routes = AsyncRoutes(target, now_s, self._stubs[CLUSTER], enabled=route)
         self._policy = policy or RetryPolicy()
         self._random = random or Random()  # noqa: S311 - spaces retries; nothing here is a secret
         self._now_s = now_s

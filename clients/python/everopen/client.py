@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message import Message
 
 from everopen import methods
-from everopen.channels import CHANNEL_OPTIONS, CLUSTER, stubs_of, wall_clock_ms
+from everopen.channels import CHANNEL_OPTIONS, CLUSTER, Secret, signed, stubs_of, wall_clock_ms
 from everopen.errors import EveropenError, error_of_code, error_of_rpc
 from everopen.fields import (
     AdjustStockFields,
@@ -82,6 +82,10 @@ class Client:
     Where the engine has several workers, calls go straight to the one that hosts their shop, see routing.py;
     `route=False` sends all of them to `target`, as do `credentials`: direct addresses speak plaintext.
 
+    `token` (a JWT) or `api_key` is shown with each call, and sends all to `target` too. A function is asked for it each
+    time, so that it may be exchanged; it is called in the thread of the call, and should not wait. Without
+    `credentials` they are for this machine alone: nothing secret goes over a network in plaintext.
+
     The clocks, `sleep` and `random` are arguments so that tests can hold them.
     """
 
@@ -90,6 +94,8 @@ class Client:
         target: str,
         *,
         credentials: grpc.ChannelCredentials | None = None,
+        token: Secret | None = None,
+        api_key: Secret | None = None,
         policy: RetryPolicy | None = None,
         route: bool = True,
         random: Random | None = None,
@@ -101,8 +107,10 @@ class Client:
             self._channel = grpc.insecure_channel(target, CHANNEL_OPTIONS)
         else:
             self._channel = grpc.secure_channel(target, credentials, CHANNEL_OPTIONS)
-        self._stubs = stubs_of(self._channel)
-        self._routes = BlockingRoutes(target, now_s, self._stubs[CLUSTER], enabled=route and credentials is None)
+        self._stubs = stubs_of(signed(self._channel, target, credentials is not None, token, api_key))
+        # Direct addresses speak plaintext, and are not where the secret was said to go.
+        route = route and credentials is None and token is None and api_key is None
+        self._routes = BlockingRoutes(target, now_s, self._stubs[CLUSTER], enabled=route)
         # A client that nobody closes must not leave its thread behind.
         self._end_routes = weakref.finalize(self, self._routes.close)
         self._policy = policy or RetryPolicy()
