@@ -82,6 +82,13 @@ cpdef enum FrontCounter:
     SPANS_DROPPED                     # nobody took those before in time
     LINK_BYTES_WAITING                # gauge: in the rings to other workers, and not read yet
     LINK_JOBS_AWAY                    # gauge: asked of other workers, and not answered yet
+    CALLS_UNAUTHENTICATED
+    CALLS_SCOPE_DENIED
+    CALLS_SHOP_DENIED                 # items of batches each
+    CALLS_QUOTA_REFUSED
+    CREDENTIALS_ASKED                 # questions to Python
+    CREDENTIALS_KNOWN                 # gauge: what the table holds
+    QUOTA_TABLE_FULL                  # callers whose quota counts for one worker alone
     COUNTERS_END
 
 INVARIANT(<int>COUNTERS_END <= <int>COUNTERS_ROOM, b"a slot has room for every counter")
@@ -239,7 +246,7 @@ def board_create(int workers):
     """The descriptor of a new board: slots, histograms and spans by worker; marks and figures by shard."""
     if not 0 < workers <= WORKERS_MAX:
         raise ValueError(f"a board has 1 to {WORKERS_MAX} workers, not {workers}")
-    return memory_create("everopen-board", board_bytes(workers))
+    return memory_create("everopen-board", board_bytes(workers) + quota_bytes(workers))
 
 
 cdef class Board:

@@ -270,6 +270,10 @@ def drop_segments_before(path: str, sequence: int) -> int:
     """Removes the segments whose records the synced snapshot at `sequence` covers; returns how many."""
 
 SETTING_NAMES: tuple[str, ...]
+SCOPE_NAMES: Final[dict[str, int]]
+
+def method_scopes() -> dict[str, str]:
+    """The scope that each method of the front's table asks for, by its path; empty for none."""
 
 class Follower:
     """A shard behind its leader, from the newest snapshot on. Used by one thread at a time, but for prepare().
@@ -337,6 +341,17 @@ class NativeFront:
         """Any thread: (token, shard, shop_id, order_id) of each question since the last call."""
     def answer_lookup(self, token: int, item: bytes | None, failed: bool = False) -> None:
         """Any thread: what the archive has of it, None for nothing; or that it cannot say."""
+    def authenticate(self, required: bool, epoch: int) -> None:
+        """Any thread: whether anonymous calls are refused. A new epoch forgets who was known; False asks of nobody."""
+    def relay_secret(self, secret: bytes) -> None:
+        """Any thread: what proves to the control server that a call comes from a front. From then on it is told who."""
+    @property
+    def credential_fd(self) -> int:
+        """Readable when there are questions who a caller is."""
+    def take_credentials(self) -> list[tuple[int, int, bytes]]:
+        """Any thread: (token, kind, credential) since the last call. Kinds: 1 bearer, 2 key, 3 certificate."""
+    def answer_credential(self, token: int, caller: object) -> None:
+        """Any thread: a Caller of engine/identity.py, None for nobody. ValueError says what is wrong with it."""
     def evict(self, shard: int, closed_sequence: int) -> None:
         """Any thread: the archive has what was closed up to there; it leaves memory once it may, some each turn."""
     def raise_level(self, shard: int) -> None:

@@ -9,7 +9,7 @@ SETTING_NAMES = (
     "handshake_ms", "message_ms", "keepalive_ms", "keepalive_timeout_ms", "connection_age_ms", "age_grace_ms",
     "relay_bytes_per_turn", "relay_buffer_bytes", "relay_bytes_max", "relay_connect_ms", "overloaded_turn_us",
     "accept_lead_ppm", "shed_lead_ppm", "balance_ms", "handover_ms",
-    "archive_calls_max", "trace_ppm",
+    "archive_calls_max", "trace_ppm", "identity_calls_max",
 )
 INVARIANT(len(SETTING_NAMES) * sizeof(uint64_t) == sizeof(FrontSettings), b"each setting has its name")
 
@@ -23,7 +23,7 @@ cdef class NativeFront:
         self.f = <Front*>calloc(1, sizeof(Front))
         if self.f == NULL:
             raise MemoryError("no memory for a front")
-        self.f.epoll_fd = self.f.mailbox_fd = self.f.lookup_fd = -1
+        self.f.epoll_fd = self.f.mailbox_fd = self.f.lookup_fd = self.f.credential_fd = -1
 
     def __init__(self, *, int worker, int workers, int shards, int board_fd, dict settings):
         cdef Front* f = self.f
@@ -37,6 +37,8 @@ cdef class NativeFront:
             raise ValueError("link_jobs_max: 1 to 65,536")
         if not 0 < f.settings.archive_calls_max <= 1 << PARKED_SLOT_BITS:
             raise ValueError("archive_calls_max: 1 to 65,536")
+        if not 0 < f.settings.identity_calls_max <= 1 << CREDENTIAL_SLOT_BITS:
+            raise ValueError("identity_calls_max: 1 to 65,536")
         f.worker, f.workers, f.shards = worker, workers, shards
         f.streams_limit = <uint32_t>f.settings.streams_per_connection_max
         f.health = HEALTH_NOT_SERVING
@@ -58,8 +60,11 @@ cdef class NativeFront:
         f.mailbox_kind = WATCH_MAILBOX
         f.mailbox_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         f.lookup_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        f.credential_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        f.quotas_fd = board_fd
         if f.input == NULL or f.output == NULL or f.epoll_fd < 0 or f.mailbox_fd < 0 or f.lookup_fd < 0 \
-                or not session_init(f) or not archive_init(f):
+                or f.credential_fd < 0 or not session_init(f) or not archive_init(f) \
+                or not identity_init(f, int.from_bytes(_os.urandom(8), "little")):
             raise MemoryError("no memory or descriptors for a front")
         watch_fd(f, f.mailbox_fd, &f.mailbox_kind)
 
@@ -183,6 +188,60 @@ cdef class NativeFront:
         pthread_mutex_unlock(&self.f.lock)
         eventfd_write(self.f.mailbox_fd, 1)
 
+    def authenticate(self, bint required, uint64_t epoch):
+        self._still_open()
+        pthread_mutex_lock(&self.f.lock)
+        self.f.pending_identity.required = required
+        self.f.pending_identity.epoch = epoch
+        self.f.pending_identity.wanted = True
+        pthread_mutex_unlock(&self.f.lock)
+        eventfd_write(self.f.mailbox_fd, 1)
+
+    def relay_secret(self, bytes secret not None):
+        cdef bytes text = _base64.b64encode(secret).rstrip(b"=")
+        self._still_open()
+        if not 16 <= len(secret) <= 32:
+            raise ValueError("the relay's secret has 16 to 32 bytes")
+        pthread_mutex_lock(&self.f.lock)
+        self.f.pending_identity.relay_secret_size = len(text)
+        memcpy(self.f.pending_identity.relay_secret, <const char*>text, len(text))
+        pthread_mutex_unlock(&self.f.lock)
+        eventfd_write(self.f.mailbox_fd, 1)
+
+    @property
+    def credential_fd(self):
+        self._still_open()
+        return self.f.credential_fd
+
+    def take_credentials(self):
+        cdef Buffer taken
+        cdef Question question
+        cdef size_t at = 0
+        self._still_open()
+        clear_event(self.f.credential_fd)
+        pthread_mutex_lock(&self.f.lock)
+        taken = self.f.pending_identity.questions
+        memset(&self.f.pending_identity.questions, 0, sizeof(Buffer))
+        pthread_mutex_unlock(&self.f.lock)
+        questions = []
+        while at < taken.size:
+            memcpy(&question, taken.data + at, sizeof(Question))
+            at += sizeof(Question)
+            questions.append((question.token, question.kind, <bytes>(taken.data + at)[:question.size]))
+            at += question.size
+        buffer_free(&taken)
+        return questions
+
+    def answer_credential(self, uint64_t token, caller):
+        cdef Answered* answer
+        self._still_open()
+        answer = answered_of(token, self.f.identity.seed, caller)
+        pthread_mutex_lock(&self.f.lock)
+        answer.next = self.f.pending_identity.answers
+        self.f.pending_identity.answers = answer
+        pthread_mutex_unlock(&self.f.lock)
+        eventfd_write(self.f.mailbox_fd, 1)
+
     def evict(self, int shard, uint64_t closed_sequence):
         self._still_open()
         if not 0 <= shard < self.f.shards:
@@ -286,6 +345,7 @@ cdef void front_free(Front* f) noexcept nogil:
         free(h)
         free(f.pending_hosts[i])
     archive_destroy(f)
+    identity_destroy(f)
     links_bury(f)
     relay_destroy(f)
     while f.listeners != NULL:
@@ -303,6 +363,8 @@ cdef void front_free(Front* f) noexcept nogil:
         posix_close(f.mailbox_fd)
     if f.lookup_fd >= 0:
         posix_close(f.lookup_fd)
+    if f.credential_fd >= 0:
+        posix_close(f.credential_fd)
     buffer_free(&f.scratch)
     free(f.input)
     free(f.output)

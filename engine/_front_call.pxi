@@ -48,6 +48,7 @@ cdef void stream_end(Stream* s) noexcept nogil:
         s.next.previous = s.previous
     c.stream_count -= 1
     forget_watcher(s)
+    forget_credential(s)
     while s.calls != NULL:
         call_leave(s, s.calls)
     drop_filling(s)
@@ -100,6 +101,7 @@ cdef Call* call_begin(Stream* s) noexcept nogil:
     call.next = NULL
     call.done = call.measured = call.traced = False
     call.charged_bytes = 0
+    call.payer = 0
     call.item_count = 0
     call.request.size = 0
     answer = call.job.answer
@@ -114,6 +116,8 @@ cdef Call* call_begin(Stream* s) noexcept nogil:
 cdef inline void call_charge(Call* call, size_t bytes) noexcept nogil:
     call.charged_bytes += bytes
     charge(call.stream.connection, <int64_t>bytes)
+    if UNLIKELY(call.payer):
+        quota_use(&call.stream.connection.front.quotas, call.payer - 1, <int64_t>bytes, 0)
 
 
 cdef void call_free(Front* f, Call* call) noexcept nogil:
@@ -167,6 +171,8 @@ cdef void call_leave(Stream* s, Call* call) noexcept nogil:
         s.calls_last = NULL
     s.call_count -= 1
     charge(c, -<int64_t>call.charged_bytes)
+    if UNLIKELY(call.payer):
+        quota_use(&c.front.quotas, call.payer - 1, -<int64_t>call.charged_bytes, 0)
     c.calls_in_flight -= 1
     c.front.calls_in_flight -= 1
     c.calls_at_work -= call.pending != 0
@@ -179,10 +185,17 @@ cdef void call_leave(Stream* s, Call* call) noexcept nogil:
             free_parts(call)
 
 
-# Those that no shard has heard of.
+# Those that no shard has heard of. Behind others that are in work they are done without an answer.
 cdef void drop_unstarted(Stream* s) noexcept nogil:
+    cdef Call* call
     while s.calls != NULL and s.calls.pending == 0 and not s.calls.done:
         call_leave(s, s.calls)
+    call = s.calls
+    while call != NULL:
+        if call.pending == 0 and not call.done:
+            call.job.code = CODE_CANCELLED
+            call.done = True
+        call = call.next
     drop_filling(s)
 
 
@@ -251,6 +264,10 @@ cdef void dispatch(Stream* s, Call* call) noexcept nogil:
     cdef Fault fault
     cdef Span shop
     cdef int shard = 0
+    cdef bint limited
+    if UNLIKELY(f.identity.required) and not may_begin(s, call):
+        return
+    limited = UNLIKELY(has_few_shops(s))
     tally(f, CALLS_NATIVE, 1)
     job.method = <uint8_t>s.method.number
     job.is_batch = s.method.is_batch
@@ -261,13 +278,16 @@ cdef void dispatch(Stream* s, Call* call) noexcept nogil:
     if job.is_batch and s.broken:
         job_fail(f, job, CODE_CANCELLED, b"CANCELLED", b"A batch before it ended the stream.")
         return
-    if job.is_batch and f.shards == 1 and batch_count(job.method, job.request.data, job.request.size, &fault) < 0:
+    if job.is_batch and f.shards == 1 and not limited \
+            and batch_count(job.method, job.request.data, job.request.size, &fault) < 0:
         refuse_batch(f, call, &fault)
         return
-    if job.is_batch and f.shards > 1:
+    if job.is_batch and (f.shards > 1 or limited):
         shard = split_call(f, call, &fault)
         if shard < 0:
             return
+    elif limited and not may_touch(s, job.method, job.request):
+        shard = f.shards
     elif f.shards > 1:
         shard = any_shard(f)
         if route_shop(job.method, job.request.data, job.request.size, &shop):
@@ -296,7 +316,7 @@ cdef void refuse_batch(Front* f, Call* call, const Fault* fault) noexcept nogil:
 cdef int split_call(Front* f, Call* call, Fault* fault) noexcept nogil:
     cdef Job* job = &call.job
     cdef uint32_t i
-    cdef int shard, first = -1
+    cdef int shard, first = -1, shards = f.shards
     cdef bint several = False
     cdef uint64_t concerned = 0
     call.shard_of_item = <uint8_t*>malloc(BATCH_ITEMS_MAX)
@@ -305,20 +325,22 @@ cdef int split_call(Front* f, Call* call, Fault* fault) noexcept nogil:
                    &call.item_count, fault) < 0:
         refuse_batch(f, call, fault)
         return -1
+    if UNLIKELY(has_few_shops(call.stream)):
+        shards += deny_items(call, f.shards)
     for i in range(call.item_count):
-        concerned |= <uint64_t>1 << call.shard_of_item[i]
+        if call.shard_of_item[i] < f.shards:
+            concerned |= <uint64_t>1 << call.shard_of_item[i]
         if first < 0:
             first = call.shard_of_item[i]
         several = several or call.shard_of_item[i] != first
     if not several:
         return first if first >= 0 else any_shard(f)
-    call.parts = <Job*>calloc(f.shards, sizeof(Job))
+    call.parts = <Job*>calloc(shards, sizeof(Job))
     INVARIANT(call.parts != NULL, b"memory for a batch")
-    call.pending = <uint32_t>f.shards
-    call.part_count = <uint32_t>f.shards
+    call.pending = call.part_count = <uint32_t>shards
     # All are counted before the first can be done.
-    for shard in range(f.shards):
-        begin_part(f, call, shard, (concerned >> shard) & 1)
+    for shard in range(shards):
+        begin_part(f, call, shard, shard == f.shards or (concerned >> shard) & 1)
     return -1
 
 
@@ -340,12 +362,13 @@ cdef void begin_part(Front* f, Call* call, int shard, bint concerned) noexcept n
     job_begin(f, &call.stream.connection.ready, part, shard)
 
 
-# To the shard, here or elsewhere.
+# To the shard, here or elsewhere. One past the last: what the caller may not touch, which is answered in its turn.
 cdef void job_begin(Front* f, JobQueue* source, Job* job, int shard) noexcept nogil:
     cdef Link* link
     job.shard = <uint8_t>shard
     note(job, TIME_QUEUED)
-    if f.hosted[shard] != NULL or is_given_away(f, shard):
+    job.denied = shard == f.shards
+    if job.denied or f.hosted[shard] != NULL or is_given_away(f, shard):
         queue_add(f, source, job)
         return
     link = f.links[shard % f.workers]
@@ -421,7 +444,7 @@ cdef void seal_answer(Job* job) noexcept nogil:
 
 # Parts of a batch, back in the order of its items. A part that failed as a whole fails the call: its result is unknown.
 cdef void merge(Call* call) noexcept nogil:
-    cdef Span answers[SHARDS_MAX]
+    cdef Span answers[SHARDS_MAX_AND_DENIED]
     cdef Fault fault
     cdef Job* part
     cdef uint32_t i

@@ -60,6 +60,7 @@ cdef void release_shards(Front* f) noexcept nogil:
     f.slot = &f.own_slot
     f.stages = NULL
     f.spans = NULL
+    f.quotas.row = NULL
     f.released = True
     pthread_mutex_lock(&f.lock)
     f.handed_over = True

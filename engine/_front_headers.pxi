@@ -76,9 +76,11 @@ cdef void keep_header(Buffer* into, const uint8_t* name, size_t name_size, const
 cdef void set_path(Stream* s, const uint8_t* path, size_t size) noexcept nogil:
     s.method = method_of(path, size)
     s.kind = <uint8_t>s.method.kind if s.method != NULL else <uint8_t>STREAM_RELAYED
+    s.scope = <uint8_t>(s.method.scope if s.method != NULL else scope_of_relayed(path, size))
 
 
-cdef void take_header(Stream* s, const uint8_t* name, size_t name_size, const uint8_t* value,
+# False: it ends here, and is not for the control server.
+cdef bint take_header(Stream* s, const uint8_t* name, size_t name_size, const uint8_t* value,
                       size_t value_size) noexcept nogil:
     cdef uint64_t timeout_ns
     if name_size == 5 and memcmp(name, b":path", 5) == 0:
@@ -98,3 +100,7 @@ cdef void take_header(Stream* s, const uint8_t* name, size_t name_size, const ui
             s.encoding = ENCODING_IDENTITY
         else:
             s.encoding = ENCODING_GZIP if text_is(value, value_size, b"gzip", 4) else ENCODING_OTHER
+    elif UNLIKELY(s.connection.front.identity.required) and is_credential(name, name_size):
+        take_credential(s.connection, name_size, value, value_size)
+        return False
+    return True

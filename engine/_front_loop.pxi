@@ -229,6 +229,7 @@ cdef void take_mail(Front* f) noexcept nogil:
     cdef int i
     cdef bint drain_wanted
     cdef Found* found
+    cdef Answered* answers
     pthread_mutex_lock(&f.lock)
     # Before the links: one to the own number that comes from now on is the successor's.
     if f.hand_over_wanted and not f.handing_over:
@@ -240,6 +241,7 @@ cdef void take_mail(Front* f) noexcept nogil:
     take_retention(f)
     found = f.found
     f.found = NULL
+    answers = take_identity(f)
     links_begin(f, f.pending_links)
     f.pending_links = NULL
     if f.relay_wanted:
@@ -249,6 +251,7 @@ cdef void take_mail(Front* f) noexcept nogil:
     drain_wanted = f.drain_wanted
     pthread_mutex_unlock(&f.lock)
     take_found(f, found)
+    take_answers(f, answers)
     if drain_wanted and not f.draining:
         begin_drain(f)
     watch_health(f)
@@ -357,6 +360,7 @@ cdef void tell_limit(Connection* c) noexcept nogil:
 
 cdef void publish(Front* f) noexcept nogil:
     publish_figures(f)
+    board_set(f.slot, CREDENTIALS_KNOWN, f.identity.count_of)
     eo_store64(&f.slot.heartbeat_ns, last_beat_ns(f))
     eo_store64(&f.slot.state, BOARD_DRAINING if f.draining
                else BOARD_SERVING if f.health == HEALTH_SERVING else BOARD_STARTING)
@@ -385,6 +389,7 @@ cdef void begin_drain(Front* f) noexcept nogil:
     f.draining = True
     f.drain_began_ns = f.now_ns
     arm_listeners(f, False)
+    refuse_asking(f)
     while c != NULL:
         s = c.streams
         while s != NULL:

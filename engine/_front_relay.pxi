@@ -174,6 +174,18 @@ cdef void add_field(Buffer* fields, const uint8_t* name, size_t name_size, const
     fields.size += sizeof(nghttp2_nv)
 
 
+# Who calls, and that it is the front that says so: nobody but the engine's own processes knows the secret.
+cdef void add_caller(Buffer* fields, const Stream* s) noexcept nogil:
+    cdef const Identity* identity = &s.connection.front.identity
+    cdef Span caller
+    if identity.relay_secret_size == 0:
+        return
+    caller = caller_text(s)
+    add_field(fields, <const uint8_t*>b"everopen-caller-bin", 19, caller.data, caller.size, NGHTTP2_NV_FLAG_NO_INDEX)
+    add_field(fields, <const uint8_t*>b"everopen-relay-bin", 18, identity.relay_secret, identity.relay_secret_size,
+              NGHTTP2_NV_FLAG_NO_INDEX)
+
+
 # The records of a block behind what `fields` has already. They point into the block; libnghttp2 copies them.
 cdef void add_block(Buffer* fields, const Buffer* block, bint is_request) noexcept nogil:
     cdef const uint8_t* at = block.data
@@ -202,6 +214,7 @@ cdef void relay_open(RelayStream* r) noexcept nogil:
     add_field(&u.fields, <const uint8_t*>b":scheme", 7, <const uint8_t*>b"http", 4, 0)
     add_field(&u.fields, <const uint8_t*>b":authority", 10, <const uint8_t*>b"localhost", 9, 0)
     add_block(&u.fields, &r.block, True)
+    add_caller(&u.fields, r.stream)
     provider.source.ptr = r
     provider.read_callback = relay_read_request
     stream_id = nghttp2_submit_request(u.session, NULL, <nghttp2_nv*>u.fields.data,

@@ -28,8 +28,10 @@ cdef enum:
     CODE_CANCELLED = 1
     CODE_UNKNOWN = 2
     CODE_DEADLINE_EXCEEDED = 4
+    CODE_PERMISSION_DENIED = 7
     CODE_INTERNAL = 13
     CODE_UNAVAILABLE = 14
+    CODE_UNAUTHENTICATED = 16
 
     FRONT_HEADERS_MAX = 8
     PUSHBACK_MS = 100
@@ -155,7 +157,11 @@ cdef size_t status_headers(Stream* s, nghttp2_nv* headers, Buffer* text) noexcep
             used += 1
     if s.worth_repeating:
         headers[used] = text_header(b"grpc-retry-pushback-ms", 22, at)
-        at = end_header(&headers[used], put_decimal(at, PUSHBACK_MS))
+        if s.pushback_ms < 0:
+            at = put_chars(at, b"-1")
+        else:
+            at = put_decimal(at, <uint32_t>s.pushback_ms if s.pushback_ms else PUSHBACK_MS)
+        end_header(&headers[used], at)
         used += 1
     return used
 
@@ -231,6 +237,11 @@ cdef void refuse_stream(Stream* s, int code, const char* reason, const char* des
     s.worth_repeating = reason == OVERLOADED
     s.status.size = 0
     encode_status(&s.status, &fault)
+    end_stream(s)
+
+
+# Its status is set.
+cdef void end_stream(Stream* s) noexcept nogil:
     s.ending = True
     drop_unstarted(s)
     reply_stream(s)

@@ -50,7 +50,8 @@ cdef int on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame, 
     cdef Connection* c = <Connection*>user
     if frame.headers.cat == NGHTTP2_HCAT_REQUEST:
         tally(c.front, STREAMS_OPENED, 1)
-        c.headers.size = 0
+        c.headers.size = c.credential.size = 0
+        c.credential_kind = 0
         c.recent = stream_begin(c, frame.hd.stream_id)
         nghttp2_session_set_stream_user_data(session, frame.hd.stream_id, c.recent)
     return 0
@@ -69,8 +70,7 @@ cdef int on_header(
         refuse_stream(s, CODE_RESOURCE_EXHAUSTED, b"HEADERS_TOO_LARGE", b"The request's metadata is too large.")
         s.kind = STREAM_REFUSED
         return 0
-    take_header(s, name, name_size, value, value_size)
-    if s.method == NULL:
+    if take_header(s, name, name_size, value, value_size) and s.method == NULL:
         keep_header(&s.connection.headers, name, name_size, value, value_size, flags)
     return 0
 
@@ -134,6 +134,8 @@ cdef void begin_request(Stream* s) noexcept nogil:
         refuse_http(s, front_405)
     elif not s.has_grpc_content:
         refuse_http(s, front_415)
+    elif UNLIKELY(f.identity.required) and not identify(s):
+        return
     elif s.kind == STREAM_RELAYED:
         tally(f, CALLS_RELAYED, 1)
         relay_begin(s)
@@ -418,12 +420,14 @@ cdef void connection_free(Connection* c) noexcept nogil:
         job_fail(f, queue_pop(&c.ready), CODE_CANCELLED, b"CANCELLED", b"The caller went away.")
     queue_forget(f, &c.ready)
     guard_peer_leaves(f, c)
+    connection_pays(c, NULL)
     nghttp2_session_del(c.session)
     # Also where a process that is being started has a copy of the descriptor, which would keep the events coming.
     epoll_ctl(f.epoll_fd, EPOLL_CTL_DEL, c.fd, NULL)
     posix_close(c.fd)
     buffer_free(&c.out)
     buffer_free(&c.headers)
+    buffer_free(&c.credential)
     tally(f, CONNECTIONS_CLOSED, 1)
     free(c)
 

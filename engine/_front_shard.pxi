@@ -31,6 +31,9 @@ cdef void serve_source(Front* f, JobQueue* source, Job** group, int* grouped) no
     cdef int64_t budget = BATCH_ITEMS_MAX if f.handing_over else <int64_t>f.settings.commands_per_turn_max
     cdef Job* job
     while source.first != NULL and budget > 0:
+        if UNLIKELY(source.first.denied):
+            budget -= deny_job(f, queue_pop(source))
+            continue
         if UNLIKELY(f.handing_over) and source.first.items == 0:
             if not pass_on(f, source):
                 f.stalled = True

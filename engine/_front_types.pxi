@@ -17,6 +17,9 @@ cdef struct Front
 cdef struct Upstream                     # in _front_relay
 cdef struct RelayStream
 cdef struct Found                        # in _front_archive
+cdef struct Credential                   # in _front_credential
+cdef struct Answered                     # in _front_caller
+cdef struct DenialRoom                   # in _front_denial
 
 cdef enum WatchKind:
     WATCH_LISTENER = 1
@@ -68,6 +71,7 @@ cdef struct Job:
     uint32_t code                        # gRPC's; 0 is OK
     uint32_t items                       # of a batch, carried out so far
     uint8_t method, is_batch, state
+    uint8_t denied                       # its shop is not the caller's
     uint8_t shard
     uint8_t outcome                      # of a measured job, as far as it is known here; else 0
     uint64_t* times                      # by StageTime, 0 what is not known; NULL: it is not measured
@@ -84,6 +88,7 @@ cdef struct Call:
     uint8_t* shard_of_item
     uint32_t item_count
     size_t charged_bytes                 # counted as in flight
+    uint32_t payer                       # also for this slot of the quotas, plus one; 0: none
     bint done                            # `job.code` and `job.answer` hold
     bint measured, traced                # for the histograms, for a span; if either, `job.times` is the next field
     uint64_t times[STAGE_TIMES]
@@ -139,6 +144,11 @@ cdef struct Stream:
     Call own
     uint32_t status_code
     bint worth_repeating                 # what was refused for load may be sent again
+    int32_t pushback_ms                  # after that; 0: PUSHBACK_MS; less: never
+    uint8_t scope                        # what its method asks of a caller
+    Credential* credential               # NULL: none is needed, or the stream was refused
+    Stream* next_asking                  # among those that wait for the same credential
+    Stream** asking_from                 # what points to it there; NULL: it does not wait
     Buffer status                        # google.rpc.Status, or empty for OK
     # Health: what a watcher was told. Relay: its other half.
     int watched, told
@@ -171,6 +181,9 @@ cdef struct Connection:
     Buffer out                           # what the socket did not take
     size_t out_sent
     Buffer headers                       # of the request being received, until it is known to be native
+    Buffer credential                    # of the request being received
+    uint8_t credential_kind              # CredentialKind; 0: none came
+    uint32_t payer                       # slot of the quotas in which it counts, plus one; 0: none
     Peer* peer
     Guard guard
     bint shared                          # it came by the shared address
@@ -244,6 +257,31 @@ cdef struct Link:                        # to another worker
     Job* unsent_last
     size_t unsent_progress               # of the first
 
+cdef struct Identity:                    # who calls; _front_identity
+    bint required                        # anonymous calls are refused
+    uint64_t epoch
+    uint64_t seed
+    Credential** buckets
+    Credential* newest                   # by their use
+    Credential* oldest
+    uint64_t count_of
+    Credential** asked                   # of which Python was asked, by slot
+    uint32_t* free_slots
+    uint32_t free_count
+    uint64_t serial
+    uint64_t waiting                     # streams
+    uint8_t relay_secret[64]             # base64, as it goes to the control server
+    size_t relay_secret_size
+    DenialRoom* room
+
+cdef struct PendingIdentity:             # what other threads hand in, under the front's lock
+    bint wanted, required
+    uint64_t epoch
+    Buffer questions                     # to Python
+    Answered* answers
+    uint8_t relay_secret[64]
+    size_t relay_secret_size
+
 cdef struct FrontSettings:
     uint64_t calls_max, bytes_max, connection_bytes_max, connections_max, connections_per_peer_max
     uint64_t streams_per_connection_max, streams_per_connection_min, batches_per_stream_max, commands_per_turn_max
@@ -253,6 +291,7 @@ cdef struct FrontSettings:
     uint64_t handshake_ms, message_ms, keepalive_ms, keepalive_timeout_ms, connection_age_ms, age_grace_ms
     uint64_t relay_bytes_per_turn, relay_buffer_bytes, relay_bytes_max, relay_connect_ms, overloaded_turn_us
     uint64_t accept_lead_ppm, shed_lead_ppm, balance_ms, handover_ms, archive_calls_max, trace_ppm
+    uint64_t identity_calls_max
 
 cdef struct Front:
     int epoll_fd
@@ -267,6 +306,7 @@ cdef struct Front:
     bint pending_raises[64]
     Buffer lookups                       # questions to the archive
     Found* found                         # and answers
+    PendingIdentity pending_identity
     bint stop_wanted, drain_wanted, hand_over_wanted, relay_wanted
     pthread_cond_t changed               # of the next two
     bint drained, handed_over
@@ -283,6 +323,9 @@ cdef struct Front:
     Parked* answered
     uint64_t parked_count, parked_serial
     int lookup_fd
+    Identity identity
+    Quotas quotas
+    int credential_fd, quotas_fd         # the latter only while the front is made
     bint evicting
     bint links_unsent                    # since the links were published last, as when a written answer lets in a batch
     uint64_t now_ns, sweep_at_ns

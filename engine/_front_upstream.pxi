@@ -312,12 +312,22 @@ cdef void upstream_turn(Upstream* u) noexcept nogil:
         if u.session == NULL and u.front.now_ns >= u.retry_at_ns:
             upstream_connect(u)
         if u.session != NULL and not upstream_is_leaving(u):
-            while u.waiting.first != NULL:
-                relay_open(u.waiting.first)
+            open_waiting(u)
         else:
             expire_waiting(u)
     if u.session != NULL and not u.blocked:
         upstream_write(u)
+
+
+# Whose caller is not known yet waits on.
+cdef void open_waiting(Upstream* u) noexcept nogil:
+    cdef RelayStream* r = u.waiting.first
+    cdef RelayStream* following
+    while r != NULL:
+        following = r.next
+        if not is_asking(r.stream):
+            relay_open(r)
+        r = following
 
 
 # A drain waits for every call, and the control server drains too: then nothing is waited for.

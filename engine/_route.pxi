@@ -4,9 +4,11 @@
 cdef extern from *:
     """
     static const Shape SHAPE_STATUS = {.type = {[1] = F_UINT32, [2] = F_STRING}};   /* google.rpc.Status, its head */
-    typedef struct { size_t at[SHARDS_MAX]; } ShardOffsets;
+    enum { SHARDS_MAX_AND_DENIED = SHARDS_MAX + 1 };   /* one more for what the caller may not touch */
+    typedef struct { size_t at[SHARDS_MAX_AND_DENIED]; } ShardOffsets;
     """
     const Shape SHAPE_STATUS
+    const int SHARDS_MAX_AND_DENIED
 
     ctypedef struct ShardOffsets:
         size_t* at

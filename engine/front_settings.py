@@ -92,6 +92,8 @@ DEFAULTS: Final[Mapping[str, int]] = MappingProxyType(
         "archive_calls_max": 1_024,
         # Of a million calls whose callers do not say, so many are traced.
         "trace_ppm": 0,
+        # Calls that wait until it is known who makes them, and credentials that are asked for at one time.
+        "identity_calls_max": 1_024,
     }
 )
 
@@ -141,6 +143,7 @@ def broken_relations(s: Mapping[str, int]) -> list[str]:
         "a batch is executed while the one before waits for its sync": s["batches_per_stream_max"] >= 2,
         "another worker cannot be asked more than may be in flight": s["link_jobs_max"] <= s["calls_max"],
         "a call that waits for the archive is in flight": s["archive_calls_max"] <= s["calls_max"],
+        "a call that waits for its caller is in flight": s["identity_calls_max"] <= s["calls_max"],
         "all streams may be reset at once": s["streams_per_connection_max"] <= s["resets_max"],
         "all streams may set a window at once": s["streams_per_connection_max"] <= s["control_frames_max"],
         "a ping of ours is answered before the next": s["keepalive_timeout_ms"] <= s["keepalive_ms"],
