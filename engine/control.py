@@ -18,7 +18,7 @@ from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from engine._core import Board, NativeFront, give_way
+from engine._core import Board, give_way
 from engine.audit_trail import AuditTrail
 from engine.channel import Channel
 from engine.child import adopted, beats, messages, run_to_the_end
@@ -123,7 +123,7 @@ def to_proto(known: PartitionMap) -> cluster_pb2.PartitionMap:
 
 def make_server(cluster: Cluster, path: str, identity: ControlIdentity) -> grpc.aio.Server:
     server = grpc.aio.server(
-        interceptors=[identity] if hasattr(NativeFront, "relay_secret") else [],
+        interceptors=[identity],
         options=[
             ("grpc.max_receive_message_length", LIMITS["MESSAGE_BYTES_MAX"]),
             ("grpc.max_send_message_length", LIMITS["MESSAGE_BYTES_MAX"]),

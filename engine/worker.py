@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import structlog
 
@@ -24,7 +24,7 @@ from engine import errors
 from engine._core import Engine, NativeFront
 from engine.channel import Channel, Message
 from engine.child import State, adopted, messages, run_to_the_end
-from engine.credentials import Asking, Credentials
+from engine.credentials import Credentials
 from engine.exits import Exit, in_words
 from engine.identity import Authenticator, IdentitySettings
 from engine.limits import DRAIN_S_MAX, LIMITS
@@ -150,15 +150,14 @@ class Worker:
         )
         # Who stood by may have been told another one since.
         self.relay_secret = start.relay_secret
-        self._credentials = Credentials(cast(Asking, self._front), start.authenticator)
+        self._credentials = Credentials(self._front, start.authenticator)
         self._lookups = Lookups(self._front, start.directories, self._evicted_through)
         self._loop_thread = threading.Thread(target=self._run_front, name="everopen-front", daemon=True)
 
     def begin(self) -> None:
         self._front.relay_to(self._relay)
         self._tell_relay_secret()
-        if hasattr(self._front, "relay_secret"):
-            self._credentials.begin()
+        self._credentials.begin()
         self._lookups.begin()
         hosting = [self._tasks.create_task(self._host(shard)) for shard in self.start.hosted]
         self._tasks.create_task(self._note())
@@ -168,8 +167,7 @@ class Worker:
             self._listen()
 
     def _tell_relay_secret(self) -> None:
-        if hasattr(self._front, "relay_secret"):
-            self._front.relay_secret(bytes.fromhex(self.relay_secret))
+        self._front.relay_secret(bytes.fromhex(self.relay_secret))
 
     async def _listen_after(self, hosting: list[asyncio.Task[None]]) -> None:
         """A takeover is over in no time: whoever comes meanwhile waits, also over links, and is not refused."""
@@ -360,8 +358,7 @@ class Worker:
             # Who has no supervisor is told both at once.
             await self._drained.wait()
         self._lookups.close()
-        if hasattr(self._front, "relay_secret"):
-            await asyncio.to_thread(self._credentials.close)
+        await asyncio.to_thread(self._credentials.close)
         if self._listening:
             self._front.stop()
             await asyncio.to_thread(self._loop_thread.join)

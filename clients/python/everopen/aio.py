@@ -79,7 +79,8 @@ class AsyncClient:
     each worker, see order_stream.py; `batch_orders=False` sends each as a call of its own. `batches_in_flight` above 1
     trades the fairness of small batches for throughput, which bulk senders want. At most `orders_waiting_max` orders
     wait for answers; beyond that place_order waits for room. `on_batch` is told the size of each answered batch and its
-    seconds. A `token` that is a function is called on the loop, so it gives what it has, and fetches a new one elsewhere.
+    seconds. A `token` that is a function is called on the loop: it should give what it has, and fetch a new one
+    elsewhere.
     """
 
     def __init__(

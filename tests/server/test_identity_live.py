@@ -1,0 +1,184 @@
+"""A whole engine that lets in by key and by token: who, what, and how long."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import orjson
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from engine import keys
+from engine._core import method_scopes
+from engine.audit_trail import AUDIT_TRAIL
+from engine.control_identity import scope_of
+from engine.grants import SCOPES, Grants
+from everopen.v1 import cluster_service_pb2 as cluster
+from everopen.v1 import order_service_pb2 as orders
+from everopen.v1.cluster_service_pb2_grpc import ClusterServiceStub
+from everopen.v1.order_service_pb2_grpc import OrderServiceStub
+from tests.server.test_supervisor import PATIENCE_S, eventually
+from tests.serving import Server, order
+from tests.tokens import AUDIENCE, ED, ISSUER, OTHER_RSA, jwk, jwks, pem, token, write
+
+NOW = 1_700_000_000_000
+OK, UNAUTHENTICATED, DENIED = (
+    grpc.StatusCode.OK,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+)
+
+
+class Caller:
+    """The stubs, and what is shown with each call."""
+
+    def __init__(self, address: str, *metadata: tuple[str, str]) -> None:
+        self._channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
+        self._metadata = metadata
+        self._orders: Any = OrderServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._cluster: Any = ClusterServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self.error: Any = None
+
+    def _code(self, call: Callable[..., Any], request: Any) -> grpc.StatusCode:
+        self.error = None
+        try:
+            call(request, metadata=self._metadata, timeout=PATIENCE_S, wait_for_ready=True)
+        except grpc.RpcError as error:
+            self.error = error
+            code: grpc.StatusCode = error.code()
+            return code
+        return OK
+
+    def place(self, order_id: str = "a") -> grpc.StatusCode:
+        return self._code(self._orders.PlaceOrder, order(order_id))
+
+    def get(self) -> grpc.StatusCode:
+        return self._code(self._orders.GetOrder, orders.GetOrderRequest(shop_id="shop", order_id="a"))
+
+    def workers(self) -> grpc.StatusCode:
+        return self._code(self._cluster.GetWorkers, cluster.GetWorkersRequest())
+
+    @property
+    def reason(self) -> str:
+        details = dict(self.error.trailing_metadata())["grpc-status-details-bin"]
+        info = error_details_pb2.ErrorInfo()
+        assert status_pb2.Status.FromString(details).details[0].Unpack(info)
+        return info.reason
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+@pytest.fixture
+def callers() -> Iterator[Callable[..., Caller]]:
+    made: list[Caller] = []
+
+    def make(server: Server, *metadata: tuple[str, str]) -> Caller:
+        made.append(Caller(server.address, *metadata))
+        return made[-1]
+
+    yield make
+    for caller in made:
+        caller.close()
+
+
+def key_of(data_dir: Path, *scopes: str) -> tuple[str, str]:
+    data_dir.mkdir(exist_ok=True)
+    _, text = keys.make(data_dir, "ops", Grants(frozenset(scopes)), NOW)
+    return "x-api-key", text
+
+
+def bearer(**changed: Any) -> tuple[str, str]:
+    return "authorization", f"Bearer {token(**changed).decode()}"
+
+
+def test_first_key_ends_anonymity_and_its_end_ends_its_calls(data_dir: Path, callers: Any) -> None:
+    with Server(data_dir) as server:
+        anonymous = callers(server)
+        # NOT_FOUND: there is no such shop, but the call was let in.
+        assert anonymous.get() == grpc.StatusCode.NOT_FOUND
+        assert anonymous.workers() == OK
+        shown = key_of(data_dir, "orders:read", "cluster:read")
+        eventually(lambda: anonymous.get() == UNAUTHENTICATED, "refused without a key")
+        assert anonymous.reason == "CREDENTIALS"
+        assert anonymous.workers() == UNAUTHENTICATED
+        known = callers(server, shown)
+        assert known.get() == grpc.StatusCode.NOT_FOUND
+        assert known.workers() == OK
+        assert known.place() == DENIED
+        assert known.reason == "SCOPE_DENIED"
+        [key_id] = keys.read(data_dir)
+        keys.revoke(data_dir, key_id, NOW)
+        eventually(lambda: known.get() == UNAUTHENTICATED, "refused with a key that is revoked")
+        assert known.workers() == UNAUTHENTICATED
+        assert server.stop() == 0
+
+
+def test_token_is_proved_with_keys_that_are_exchanged_while_it_serves(data_dir: Path, callers: Any) -> None:
+    file = write(data_dir.parent / "keys.jwks", pem(ED))
+    tokens = ("--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE, "--jwt-keys", str(file))
+    with Server(data_dir, *tokens) as server:
+        old = callers(server, bearer(scope="orders:read"))
+        new = callers(server, bearer(key=OTHER_RSA, algorithm="RS256", headers={"kid": "b"}, scope="orders:read"))
+        assert (old.get(), new.get()) == (grpc.StatusCode.NOT_FOUND, UNAUTHENTICATED)
+        assert callers(server).get() == UNAUTHENTICATED
+        assert callers(server, bearer(aud="another")).get() == UNAUTHENTICATED
+        assert callers(server, bearer(exp=1)).get() == UNAUTHENTICATED
+        assert callers(server, ("authorization", "Bearer junk")).get() == UNAUTHENTICATED
+        write(file, jwks(jwk(OTHER_RSA, kid="b")))
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: new.get() == grpc.StatusCode.NOT_FOUND, "the new key")
+        eventually(lambda: old.get() == UNAUTHENTICATED, "the old key")
+        assert server.stop() == 0
+
+
+def test_refused_by_the_control_server_is_in_the_trail_and_so_is_the_caller(data_dir: Path, callers: Any) -> None:
+    shown = key_of(data_dir, *SCOPES)
+    with Server(data_dir) as server:
+        # What the front lets by, the control server may still refuse: somebody reaches its socket without the secret.
+        from engine.runtime import CONTROL_SOCKETS, folder_of
+
+        with grpc.insecure_channel(f"unix:{folder_of(data_dir) / CONTROL_SOCKETS[0]}") as channel:
+            stub: Any = ClusterServiceStub(channel)  # type: ignore[no-untyped-call]
+            forged = (("everopen-relay-bin", bytes(32)), ("everopen-caller-bin", b"{}"))
+            for metadata in ((), forged):
+                with pytest.raises(grpc.RpcError) as refused:
+                    stub.GetWorkers(cluster.GetWorkersRequest(), metadata=metadata, timeout=PATIENCE_S)
+                assert refused.value.code() == UNAUTHENTICATED
+        # Nor does it help to send that through a front.
+        from_outside = callers(server, *forged)
+        assert from_outside.workers() == UNAUTHENTICATED
+        assert callers(server, shown, *forged).workers() == OK
+        assert server.stop() == 0
+    lines = [orjson.loads(line) for line in (data_dir / AUDIT_TRAIL).read_bytes().splitlines()]
+    assert [line["code"] for line in lines] == ["UNAUTHENTICATED", "UNAUTHENTICATED"]
+    assert shown[1] not in (data_dir / AUDIT_TRAIL).read_text() + server.stderr
+
+
+def test_relayed_calls_go_on_over_restarts_of_every_process(data_dir: Path, callers: Any) -> None:
+    shown = key_of(data_dir, "cluster:read")
+    with Server(data_dir, "--workers", "1") as server:
+        known = callers(server, shown)
+        assert known.workers() == OK
+        os.kill(server.children["control server"], signal.SIGKILL)
+        eventually(lambda: known.workers() == OK, "the next control server")
+        os.kill(server.children["worker 0"], signal.SIGKILL)
+        eventually(lambda: known.workers() == OK, "the next worker")
+        server.kill_supervisor()
+        with Server(data_dir, "--workers", "1") as again:
+            eventually(lambda: known.workers() == OK, "the next supervisor")
+            os.kill(again.children["control server"], signal.SIGKILL)
+            eventually(lambda: known.workers() == OK, "a control server that the next supervisor started")
+            assert again.stop() == 0
+
+
+def test_front_and_control_server_ask_for_the_same_scopes() -> None:
+    relayed = {path: scope for path, scope in method_scopes().items() if scope.startswith("cluster:")}
+    assert relayed
+    for path, scope in relayed.items():
+        assert scope_of(f"{path}Any" if path.endswith("/") else path) == scope
