@@ -14,11 +14,14 @@ FIGURES_S: Final = 1.0
 def figures(since_ns: int, places: Sequence[Place]) -> dict[str, Any]:
     """Beside the map and the pids. since_ns: names this supervisor among those before it."""
     archived = {str(shard): sequence for place in places for shard, sequence in place.archived.items()}
-    followers = [
-        {"pid": place.follower.pid, "ready": place.is_followed, "lag": place.follower.lag} if place.follower else None
-        for place in places
-    ]
+    followers = [_follower(place) if place.followed else None for place in places]
     return {"since_ns": since_ns, "archived": archived, "followers": followers}
+
+
+def _follower(place: Place) -> dict[str, Any]:
+    if place.follower is None:
+        return {"pid": 0, "ready": False, "lag": 0}
+    return {"pid": place.follower.pid, "ready": place.is_followed, "lag": place.follower.lag}
 
 
 def ready_lines(addresses: Sequence[str], places: Sequence[Place]) -> list[str]:

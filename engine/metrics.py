@@ -43,6 +43,10 @@ NAMED: Final = {
     "calls_refused_overload": Counter(_CALLS_REFUSED, "overload"),
     "calls_refused_unavailable": Counter(_CALLS_REFUSED, "unavailable"),
     "calls_expired": Counter(_CALLS_REFUSED, "expired"),
+    "calls_unauthenticated": Counter(_CALLS_REFUSED, "unauthenticated"),
+    "calls_scope_denied": Counter(_CALLS_REFUSED, "scope"),
+    "calls_shop_denied": Counter(_CALLS_REFUSED, "shop"),
+    "calls_quota_refused": Counter(_CALLS_REFUSED, "quota"),
     "requests_too_large": Counter(_CALLS_REFUSED, "request_too_large"),
     "headers_too_large": Counter(_CALLS_REFUSED, "headers_too_large"),
     "content_type_refused": Counter(_CALLS_REFUSED, "content_type"),
@@ -180,6 +184,10 @@ def _workers(sample: Sample) -> Iterator[Metric]:
             "Asked of other workers, and not answered yet.",
             lambda w: w.gauges["link_jobs_away"],
         ),
+        "everopen_credentials_known": (
+            "Credentials whose caller is remembered.",
+            lambda w: w.gauges["credentials_known"],
+        ),
         "everopen_loop_busy_ratio": ("How much of the last while the loop was at work.", lambda w: w.busy_ppm / PPM),
         "everopen_worker_heartbeat_age_seconds": (
             "Since the last turn of the loop, or since a sync began that has not returned.",
@@ -188,11 +196,11 @@ def _workers(sample: Sample) -> Iterator[Metric]:
         "everopen_worker_resident_memory_bytes": ("Memory of the worker's process.", lambda w: w.resident_bytes),
         "everopen_follower_up": (
             "1: a follower stands by that has read the whole log.",
-            lambda w: float(w.follower is not None and w.follower.ready),
+            lambda w: None if w.follower is None else float(w.follower.ready),
         ),
         "everopen_follower_lag_records": (
             "Durable records that the follower has not applied yet.",
-            lambda w: None if w.follower is None else w.follower.lag,
+            lambda w: w.follower.lag if w.follower is not None and w.follower.pid else None,
         ),
     }
     for name, (text, read) in gauges.items():

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-from engine import _core
-from engine._core import Board
+from engine._core import HISTOGRAM_BOUNDS_NS, SIZE_BOUNDS, Board
 from engine.listen import ListenError, UnixAddress, parse_address
 from engine.metrics_server import MetricsServer
 from engine.runtime import STATUS_SUFFIX
@@ -25,26 +24,13 @@ TOTALS: Final = "totals.json"
 log = structlog.get_logger()
 
 
-class Bare:
-    """A board without histograms."""
-
-    def __init__(self, board: Board) -> None:
-        self.slots = board.slots
-
-    def histograms(self) -> dict[Any, Any]:
-        return {}
-
-    shards = commit_sizes = histograms
-
-
 class Observing:
     def __init__(self, board: Board, start: dict[str, Any]) -> None:
         """start: what the supervisor said first."""
         folder = Path(start["path"]).parent
         directories = [Path(path) for path in start.get("directories", [])]
-        bounds = (getattr(_core, "HISTOGRAM_BOUNDS_NS", ()), getattr(_core, "SIZE_BOUNDS", ()))
-        readable: Any = board if hasattr(board, "shards") else Bare(board)
-        self._sampler = Sampler(readable, bounds, directories, folder / TOTALS, start)
+        bounds = (HISTOGRAM_BOUNDS_NS, SIZE_BOUNDS)
+        self._sampler = Sampler(board, bounds, directories, folder / TOTALS, start)
         self._server = MetricsServer(self._sample)
         self._one_at_a_time = threading.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -55,7 +41,7 @@ class Observing:
             # Takes a tenth of a second, which nobody pays who exports nothing.
             from engine.traces import Exporter
 
-            self._spans = Exporter(readable, start["otlp_endpoint"], folder)
+            self._spans = Exporter(board, start["otlp_endpoint"], folder)
 
     async def begin(self) -> None:
         await self._server.serve(UnixAddress(self._status), private=True)

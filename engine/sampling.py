@@ -22,7 +22,14 @@ from engine.partition_map import PartitionMap, ShardEntry, ShardState, WorkerSta
 
 # Of the counters in a slot, those that also fall. _board.pxi says so of each.
 GAUGES: Final = frozenset(
-    {"max_concurrent_streams", "bytes_in_flight", "calls_in_flight", "link_bytes_waiting", "link_jobs_away"}
+    {
+        "max_concurrent_streams",
+        "bytes_in_flight",
+        "calls_in_flight",
+        "link_bytes_waiting",
+        "link_jobs_away",
+        "credentials_known",
+    }
 )
 COUNTERS: Final = tuple(name for name in COUNTER_NAMES if name not in GAUGES)
 # Of the figures of a shard, the same; _board_figures.pxi.
@@ -63,6 +70,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Follower:
+    # 0: it is being started.
     pid: int
     # It has read the whole log, and would take over.
     ready: bool
@@ -84,6 +92,7 @@ class Worker:
     # Since the engine began, by name.
     counters: dict[str, int]
     gauges: dict[str, int]
+    # None: nobody is to stand by.
     follower: Follower | None
     # By stage.
     stages: dict[str, Histogram]
@@ -273,7 +282,8 @@ class Sampler:
         place = f"shard {entry.shard}"
         counts = {name: count for name, count in figures.items() if name not in SHARD_GAUGES and name != "worker"}
         gauges = {name: figures[name] for name in sorted(SHARD_GAUGES) if name in figures}
-        followed = gauges.get("follower_sequence", 0) and self._follower(entry.worker) is not None
+        follower = self._follower(entry.worker)
+        followed = gauges.get("follower_sequence", 0) > 0 and follower is not None and follower.pid > 0
         return Shard(
             entry.shard,
             entry.worker,

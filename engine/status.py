@@ -33,7 +33,20 @@ RATES: Final = {
     "relayed": "calls_relayed",
 }
 # Which of a worker's counters say that something was refused or given up.
-REFUSALS: Final = ("refused", "expired", "excess", "too_large", "unknown", "timed_out", "silent", "slow", "dropped")
+REFUSALS: Final = (
+    "refused",
+    "denied",
+    "failed",
+    "unauthenticated",
+    "expired",
+    "excess",
+    "too_large",
+    "unknown",
+    "timed_out",
+    "silent",
+    "slow",
+    "dropped",
+)
 
 
 class NotRunning(EveropenError):
@@ -191,7 +204,7 @@ def _workers(status: dict[str, Any]) -> Table:
     )
     for worker in status["workers"]:
         follower = worker["follower"]
-        stands = "-" if follower is None else "ready" if follower["ready"] else "behind"
+        stands = "-" if follower is None else "ready" if follower["ready"] else "behind" if follower["pid"] else "none"
         table.add_row(
             str(worker["worker"]),
             worker["state"].lower(),

@@ -59,7 +59,7 @@ STAGES = [
 ]
 
 GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$|(^|/)(requirements\.lock|package-lock\.json|LICENSE)$")
-DATA = re.compile(r"^tests/(golden|fuzz/corpus)/|\.(bin|binpb|png|svg|csv)$")
+DATA = re.compile(r"^tests/(golden|fuzz/corpus)/|^deploy/grafana\.json$|\.(bin|binpb|png|svg|csv)$")
 
 # The words are put together here, so that this file does not break its own rules.
 MACHINE_PATH = re.compile(r"(?<![\w./$})-])/(work|root|home)(/|\b(?![-\w.]))")
