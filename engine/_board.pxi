@@ -89,6 +89,11 @@ cpdef enum FrontCounter:
     CREDENTIALS_ASKED                 # questions to Python
     CREDENTIALS_KNOWN                 # gauge: what the table holds
     QUOTA_TABLE_FULL                  # callers whose quota counts for one worker alone
+    TLS_HANDSHAKES                    # that succeeded
+    TLS_HANDSHAKES_FAILED
+    TLS_RESUMED                       # of those that succeeded
+    TLS_RELOADS                       # of certificates, while serving
+    TLS_RELOADS_FAILED                # what was there before goes on
     COUNTERS_END
 
 INVARIANT(<int>COUNTERS_END <= <int>COUNTERS_ROOM, b"a slot has room for every counter")

@@ -316,8 +316,15 @@ class NativeFront:
 
     def __init__(self, *, worker: int, workers: int, shards: int, board_fd: int, settings: dict[str, int]) -> None:
         """settings: all of SETTING_NAMES. Raises ValueError. The board's descriptor stays the caller's."""
-    def listen(self, fd: int, shared: bool) -> None:
-        """A listening, non-blocking socket, which stays the caller's. Before run()."""
+    def listen(self, fd: int, shared: bool, tls: bool = False) -> None:
+        """A listening, non-blocking socket, which stays the caller's. Before run(), and after the first tls()."""
+    def tls(self, certificate: bytes, key: bytes, client_ca: bytes | None, client_required: bool) -> None:
+        """Any thread, also again: PEM for new handshakes; connections go on. ValueError: which is wrong, and how.
+
+        With client_ca, certificates of clients are asked for, and those that are shown must hold.
+        """
+    def tls_kept(self) -> None:
+        """Any thread: counts that what was to be given to tls() again could not be used."""
     def relay_to(self, path: str) -> None:
         """Any thread: the control server's unix socket. Streams at the one before end there. ValueError if too long."""
     def host(self, shard: int, engine: Engine) -> None:
@@ -366,6 +373,9 @@ class NativeFront:
         """By the names of COUNTER_NAMES, since the start."""
     def close(self) -> None:
         """After run() has returned and before the engines are closed: gives everything back."""
+
+def check_tls(certificate: bytes, key: bytes, client_ca: bytes | None, client_required: bool) -> None:
+    """Whether NativeFront.tls() would take these. Raises ValueError: which of them is wrong, and how."""
 
 def give_way(nice: int) -> None:
     """Lets the calling thread, and those it starts, stand behind others: by its weight, and by slices of 0.1 ms."""

@@ -73,9 +73,11 @@ cdef class NativeFront:
             raise ValueError("the front is closed")
         return 0
 
-    def listen(self, int fd, bint shared):
+    def listen(self, int fd, bint shared, bint tls=False):
         cdef Listener* listener
         self._still_open()
+        if tls and self.f.tls == NULL:
+            raise ValueError("tls() comes before a listener for it")
         listener = <Listener*>calloc(1, sizeof(Listener))
         if listener == NULL:
             raise MemoryError("no memory for a listener")
@@ -83,9 +85,27 @@ cdef class NativeFront:
         listener.fd = fd
         listener.shared = shared
         listener.armed = True
+        listener.tls = tls
         listener.next = self.f.listeners
         self.f.listeners = listener
         watch_fd(self.f, fd, listener)
+
+    def tls(self, bytes certificate not None, bytes key not None, bytes client_ca, bint client_required):
+        cdef SSL_CTX* context
+        cdef SSL_CTX* before
+        self._still_open()
+        context = tls_context(certificate, key, client_ca, client_required)
+        pthread_mutex_lock(&self.f.lock)
+        before = self.f.tls
+        self.f.tls = context
+        pthread_mutex_unlock(&self.f.lock)
+        SSL_CTX_free(before)
+        # Counted here alone, so that nobody else stores it.
+        tally(self.f, TLS_RELOADS, before != NULL)
+
+    def tls_kept(self):
+        self._still_open()
+        tally(self.f, TLS_RELOADS_FAILED, 1)
 
     def relay_to(self, path):
         cdef UnixAddress address
@@ -322,7 +342,7 @@ cdef void front_free(Front* f) noexcept nogil:
     cdef Hosted* h
     cdef Job* job
     cdef int i
-    f.dirty = NULL
+    f.dirty = f.unread = NULL
     while f.connections != NULL:
         c = f.connections
         connection_close(c)
@@ -352,6 +372,7 @@ cdef void front_free(Front* f) noexcept nogil:
         listener = f.listeners
         f.listeners = listener.next
         free(listener)
+    SSL_CTX_free(f.tls)
     pools_free(f)
     pieces_free(&f.pieces)
     nghttp2_session_callbacks_del(f.callbacks)

@@ -86,8 +86,10 @@ cdef void receive_events(Front* f) noexcept nogil:
             ready = epoll_wait(f.epoll_fd, events, EVENTS_MAX, wait_ms)
     f.now_ns = f.busy_since_ns = journal_now_ns(CLOCK_MONOTONIC)
     links_awake(f)
+    f.handshakes_left = HANDSHAKES_PER_TURN
     for i in range(ready):
         receive(f, events[i].data.ptr, events[i].events)
+    read_on(f)
 
 
 # Milliseconds that may be slept: none while work is left.
@@ -95,7 +97,8 @@ cdef int wait_for(Front* f, uint64_t now_ns) noexcept nogil:
     cdef uint64_t until_ns = f.sweep_at_ns
     if f.stalled:
         return 1                         # the log's eventfd mostly ends it sooner
-    if f.runnable != NULL or f.answered != NULL or f.evicting or f.links_unsent or relay_wants_turn(f):
+    if f.runnable != NULL or f.answered != NULL or f.evicting or f.links_unsent or f.unread != NULL \
+            or relay_wants_turn(f):
         return 0
     if f.listener_rearm_ns and f.listener_rearm_ns < until_ns:
         until_ns = f.listener_rearm_ns
@@ -141,15 +144,38 @@ cdef inline void clear_event(int fd) noexcept nogil:
 cdef void connection_event(Connection* c, uint32_t events) noexcept nogil:
     if c.dead:
         return
+    if c.handshaking and events & (EPOLLIN | EPOLLOUT):
+        tls_handshake(c)
+        return
     if events & EPOLLOUT:
         mark_dirty(c)
     if events & EPOLLIN:
-        # What it sent before is served first: what waits in the socket costs nothing and holds its sender back. Not
-        # while nothing can be served: then its other calls would wait with these.
-        if c.ready.first == NULL or c.front.handing_over:
+        if may_read(c) and not c.unread:
             connection_read(c)
     elif events & (EPOLLERR | EPOLLHUP):
         connection_close(c)
+
+
+# What it sent before is served first: what waits in the socket costs nothing and holds its sender back. Not while
+# nothing can be served: then its other calls would wait with these.
+cdef inline bint may_read(const Connection* c) noexcept nogil:
+    return c.ready.first == NULL or c.front.handing_over
+
+
+# Those of which OpenSSL has more than the last turn took. Who is paused comes back when it is not any more.
+cdef void read_on(Front* f) noexcept nogil:
+    cdef Connection* c = f.unread
+    cdef Connection* following
+    f.unread = NULL
+    while c != NULL:
+        following = c.next_unread
+        c.unread = False
+        if not (c.dead or c.paused):
+            if may_read(c):
+                connection_read(c)
+            else:
+                mark_unread(c)
+        c = following
 
 
 cdef void accept_all(Front* f, Listener* listener) noexcept nogil:
@@ -169,10 +195,10 @@ cdef void accept_all(Front* f, Listener* listener) noexcept nogil:
             if errno != EAGAIN and errno != EINTR and errno != ECONNABORTED:
                 pause_listener(f, listener, SWEEP_NS)
             return
-        connection_begin(f, fd, address, listener.shared)
+        connection_begin(f, fd, address, listener)
 
 
-cdef void connection_begin(Front* f, int fd, const uint8_t* address, bint shared) noexcept nogil:
+cdef void connection_begin(Front* f, int fd, const uint8_t* address, const Listener* listener) noexcept nogil:
     cdef Connection* c
     if f.connection_count >= f.settings.connections_max:
         tally(f, CONNECTIONS_REFUSED_TOTAL, 1)
@@ -183,7 +209,7 @@ cdef void connection_begin(Front* f, int fd, const uint8_t* address, bint shared
     c.kind = WATCH_CONNECTION
     c.fd = fd
     c.front = f
-    c.shared = shared
+    c.shared = listener.shared
     c.accepted_ns = c.received_ns = c.progress_ns = f.now_ns
     if not guard_peer_enters(f, c, address):
         tally(f, CONNECTIONS_REFUSED_PER_PEER, 1)
@@ -198,7 +224,7 @@ cdef void connection_begin(Front* f, int fd, const uint8_t* address, bint shared
     f.connection_count += 1
     tally(f, CONNECTIONS_ACCEPTED, 1)
     connection_watch(c, EPOLL_CTL_ADD)
-    if not session_begin(c):
+    if (listener.tls and not tls_begin(c)) or not session_begin(c):
         connection_close(c)
 
 
@@ -415,14 +441,14 @@ cdef void check_drained(Front* f) noexcept nogil:
         pthread_mutex_unlock(&f.lock)
 
 
-# At the end of a turn nothing names the dead any more, unless they were marked as dirty since the last write.
+# At the end of a turn nothing names the dead any more, unless they were marked since the last write.
 cdef void bury(Front* f) noexcept nogil:
     cdef Connection* c = f.graves
     cdef Connection* following
     f.graves = NULL
     while c != NULL:
         following = c.next
-        if c.dirty:
+        if c.dirty or c.unread:
             c.next = f.graves
             f.graves = c
         else:

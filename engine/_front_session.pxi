@@ -20,7 +20,7 @@ cdef extern from "<sys/epoll.h>" nogil:
     uint32_t EPOLLIN, EPOLLOUT, EPOLLHUP, EPOLLERR
 
 cdef extern from "<errno.h>" nogil:
-    int EAGAIN, ECONNABORTED
+    int EAGAIN, ECONNABORTED, EPIPE
 
 cdef enum:
     INPUT_BYTES = 65536                  # of one connection in one turn
@@ -256,7 +256,8 @@ cdef int session_begin(Connection* c) noexcept nogil:
 # One read, as far as it goes.
 cdef void connection_read(Connection* c) noexcept nogil:
     cdef Front* f = c.front
-    cdef ssize_t size = recv(c.fd, f.input, INPUT_BYTES, MSG_DONTWAIT)
+    cdef ssize_t size = tls_read(c) if c.tls != NULL and not c.lingering \
+        else recv(c.fd, f.input, INPUT_BYTES, MSG_DONTWAIT)
     cdef ssize_t used
     if size == 0 or (size < 0 and errno != EAGAIN and errno != EINTR):
         connection_close(c)
@@ -297,6 +298,8 @@ cdef void resume_if_room(Connection* c) noexcept nogil:
                                              and f.bytes_in_flight <= f.settings.bytes_max)):
         c.paused = False
         connection_watch(c, EPOLL_CTL_MOD)
+        if c.tls != NULL and SSL_has_pending(c.tls):
+            mark_unread(c)
 
 
 cdef void connection_watch(Connection* c, int operation) noexcept nogil:
@@ -312,7 +315,7 @@ cdef void connection_write(Connection* c) noexcept nogil:
     cdef const uint8_t* data
     cdef size_t used = 0
     cdef ssize_t size = 1
-    if c.dead or c.lingering or not write_rest(c):
+    if c.dead or c.lingering or c.handshaking or not write_rest(c):
         return
     while size > 0 and not c.out.size:
         used = 0
@@ -347,7 +350,8 @@ cdef bint write_rest(Connection* c) noexcept nogil:
 
 # False: the connection is broken. What the socket does not take now is kept.
 cdef bint write_out(Connection* c, const uint8_t* data, size_t size) noexcept nogil:
-    cdef ssize_t sent = send_fd(c.fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT)
+    cdef ssize_t sent = tls_write(c, data, size) if c.tls != NULL \
+        else send_fd(c.fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT)
     if sent < 0:
         if errno != EAGAIN and errno != EINTR:
             return False
@@ -364,13 +368,18 @@ cdef bint write_out(Connection* c, const uint8_t* data, size_t size) noexcept no
     return True
 
 
-# After the last word: our side is shut, and the peer's is awaited, or the kernel would reset what it has not read yet.
 cdef void close_if_over(Connection* c) noexcept nogil:
     if c.closing or not (nghttp2_session_want_read(c.session) or nghttp2_session_want_write(c.session)) \
             or (c.goaway_sent and c.stream_count == 0 and not nghttp2_session_want_write(c.session)):
-        c.lingering = True
-        c.drain_began_ns = c.front.now_ns
-        shutdown_fd(c.fd, SHUT_WR)
+        connection_linger(c)
+
+
+# After the last word: our side is shut, and the peer's is awaited, or the kernel would reset what it has not read yet.
+cdef void connection_linger(Connection* c) noexcept nogil:
+    tls_farewell(c)
+    c.lingering = True
+    c.drain_began_ns = c.front.now_ns
+    shutdown_fd(c.fd, SHUT_WR)
 
 
 # Two steps, so that no call is lost on the way: first the peer hears that it should go elsewhere; what it sent until it
@@ -422,12 +431,14 @@ cdef void connection_free(Connection* c) noexcept nogil:
     guard_peer_leaves(f, c)
     connection_pays(c, NULL)
     nghttp2_session_del(c.session)
+    tls_end(c)
     # Also where a process that is being started has a copy of the descriptor, which would keep the events coming.
     epoll_ctl(f.epoll_fd, EPOLL_CTL_DEL, c.fd, NULL)
     posix_close(c.fd)
     buffer_free(&c.out)
     buffer_free(&c.headers)
     buffer_free(&c.credential)
+    buffer_free(&c.certificate)
     tally(f, CONNECTIONS_CLOSED, 1)
     free(c)
 

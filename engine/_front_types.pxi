@@ -184,6 +184,13 @@ cdef struct Connection:
     Buffer credential                    # of the request being received
     uint8_t credential_kind              # CredentialKind; 0: none came
     uint32_t payer                       # slot of the quotas in which it counts, plus one; 0: none
+    SSL* tls                             # NULL: in plaintext
+    Connection* next_unread
+    Buffer certificate                   # DER of the client's, which was verified; empty: it showed none
+    uint32_t tls_records                 # that the call into OpenSSL which is going on has read
+    bint handshaking                     # of TLS: nothing else is said or heard yet
+    bint tls_broken, farewell_said
+    bint unread                          # OpenSSL has read more than it was asked for
     Peer* peer
     Guard guard
     bint shared                          # it came by the shared address
@@ -201,7 +208,7 @@ cdef struct Connection:
 cdef struct Listener:
     int kind                             # WATCH_LISTENER
     int fd
-    bint shared, armed
+    bint shared, armed, tls
     Listener* next
 
 cdef struct Hosted:                      # a shard that lives here
@@ -307,6 +314,7 @@ cdef struct Front:
     Buffer lookups                       # questions to the archive
     Found* found                         # and answers
     PendingIdentity pending_identity
+    SSL_CTX* tls                         # for new connections
     bint stop_wanted, drain_wanted, hand_over_wanted, relay_wanted
     pthread_cond_t changed               # of the next two
     bint drained, handed_over
@@ -333,6 +341,8 @@ cdef struct Front:
     Listener* listeners
     Connection* connections
     Connection* dirty
+    Connection* unread
+    uint32_t handshakes_left             # in this turn
     Connection* graves                   # to be freed at the end of the turn
     Link* link_graves
     uint64_t connection_count, calls_in_flight, bytes_in_flight

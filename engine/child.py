@@ -21,6 +21,8 @@ from engine.limits import BEAT_S, ORPHAN_RETRY_S, RESTART_RESET_S, RESTART_S_MAX
 
 log = structlog.get_logger()
 
+HANGUP = {signal.SIGHUP}
+
 
 class Backoff:
     """How long to wait before a child is started again. Times are seconds of any clock that does not go back."""
@@ -85,7 +87,12 @@ class Child:
         # Standard output is the supervisor's alone: programs wait for its line, and for its end.
         with other, ExitStack() as stack:
             stack.callback(channel.close)
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=fds)
+            # A terminal that goes away is no reason for a child to end, so it is born deaf to that.
+            signal.pthread_sigmask(signal.SIG_BLOCK, HANGUP)
+            try:
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=fds)
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, HANGUP)
             stack.callback(process.wait)
             stack.callback(process.kill)
             pidfd = os.pidfd_open(process.pid)

@@ -14,6 +14,7 @@ from engine.exits import Exit
 if TYPE_CHECKING:
     from engine.identity import IdentitySettings
     from engine.listen import Address, UnixAddress
+    from engine.tls import TlsFiles
 
 FOLLOWERS_DEFAULT = 1
 
@@ -42,6 +43,19 @@ def serve(
     callers: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="TOML: what certificates may do, and the quotas of tokens' subjects."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM: the server's certificate chain. TCP addresses are TLS.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM: its private key, which nobody else may read.")
+    ] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM: authorities whose client certificates are accepted.")
+    ] = None,
+    tls_client: Annotated[
+        str | None,
+        typer.Option(help="Certificates of clients: none, optional, required. Default: required with --tls-ca."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that serve. Default: one for each core but one, at least one.", min=1)
@@ -93,7 +107,8 @@ def serve(
     ] = None,
 ) -> None:
     """Serve orders until SIGTERM or SIGINT; a second signal ends at once."""
-    addresses = _addresses(listen or ["127.0.0.1:7400"], insecure_listen)
+    tls = _tls(tls_cert, tls_key, tls_ca, tls_client)
+    addresses = _addresses(listen or ["127.0.0.1:7400"], insecure_listen or tls is not None)
     from engine.logs import configure
 
     configure(process="supervisor")
@@ -139,6 +154,7 @@ def serve(
             # The default of workers depends on the cores that this process may use.
             fingerprint=_fingerprint(context.params | {"workers": count}),
             until_stdin_ends=until_stdin_ends,
+            tls=tls,
         )
         code = serve_until_signal(settings)
     raise typer.Exit(code)
@@ -211,6 +227,17 @@ def upgrade(data_dir: DataDir) -> None:
         print("upgrade: all processes are replaced", flush=True)
 
 
+def _tls(certificate: Path | None, key: Path | None, ca: Path | None, client: str | None) -> TlsFiles | None:
+    if (certificate, key, ca, client) == (None, None, None, None):
+        return None
+    from engine.tls import TlsFiles
+
+    try:
+        return TlsFiles.of(certificate, key, ca, client)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--tls-cert") from None
+
+
 def _addresses(texts: list[str], insecure: bool) -> tuple[Address | UnixAddress, ...]:
     from engine.limits import LISTEN_ADDRESSES_MAX
     from engine.listen import parse_address
@@ -224,7 +251,8 @@ def _addresses(texts: list[str], insecure: bool) -> tuple[Address | UnixAddress,
     for address in addresses:
         if not address.is_loopback and not insecure:
             raise typer.BadParameter(
-                f"{address} is reachable from other machines, in plaintext: say --insecure-listen if that is meant",
+                f"{address} is reachable from other machines, in plaintext: give --tls-cert and --tls-key, or say "
+                "--insecure-listen if that is meant",
                 param_hint="--listen",
             )
     return addresses

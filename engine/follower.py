@@ -31,6 +31,7 @@ from engine.feeding import Feeding
 from engine.limits import BEAT_S, SNAPSHOT_BYTES_PER_S
 from engine.schedule import Schedule, position_of, schedule_of, segment_bytes_of
 from engine.snapshots import drop_behind
+from engine.tls import Certificates, TlsError
 from engine.worker import Start, Worker
 
 # Behind the workers, so that orders come first; before what has all the time, since it must keep up.
@@ -303,10 +304,18 @@ class StandingBy:
         self._tails = {shard: Tail(channel, shard, start) for shard in start.hosted}
         self._relay = start.relay
         self._relay_secret = start.relay_secret
+        self._certificates: Certificates | None = None
         self._beats: asyncio.Task[None] | None = None
         self._promotion = False
 
     def begin(self) -> None:
+        # Read beforehand: files that are broken when it takes over keep nobody from being served.
+        try:
+            self._certificates = self.start.certificates()
+        except TlsError as error:
+            log.error("certificates cannot be read; a takeover tries again", error=str(error))
+        if self._certificates is not None:
+            self._tasks.create_task(self._certificates.watch())
         for tail in self._tails.values():
             tail.begin()
         self._beats = self._tasks.create_task(self._beat())
@@ -321,6 +330,9 @@ class StandingBy:
                 return self._promoted()
             case "relay":
                 self._relay, self._relay_secret = message["path"], message["secret"]
+            case "reload":
+                if self._certificates is not None:
+                    self._certificates.look(again=True)
             case "drain":
                 pass
             case "close":
@@ -367,7 +379,7 @@ class StandingBy:
         async def engine_of(shard: int) -> Engine:
             return await engines[shard]
 
-        worker = Worker(self._channel, self._tasks, self.start, engine_of, relay=self._relay)
+        worker = Worker(self._channel, self._tasks, self.start, engine_of, self._relay, self._certificates)
         worker.relay_secret = self._relay_secret
         worker.begin()
         return worker

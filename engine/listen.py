@@ -80,6 +80,12 @@ def _parse_unix(path: str) -> UnixAddress:
     return UnixAddress(path)
 
 
+def is_unix(fd: int) -> bool:
+    """Whether a socket is that of a path, which no other machine reaches."""
+    with socket.socket(fileno=os.dup(fd)) as seen:
+        return seen.family == socket.AF_UNIX
+
+
 @dataclass
 class Inherited:
     """Sockets of an engine that goes on: in the order of the addresses, the direct ones by worker."""

@@ -23,6 +23,9 @@ log = structlog.get_logger()
 def serve(settings: Settings) -> int:
     """Serves until a signal; returns the exit code. Raises EveropenError for what keeps it from starting."""
     dumps.withhold()
+    if settings.tls is not None:
+        # What would keep every worker from starting is better said once, and by this process.
+        settings.tls.read()
     with ExitStack() as stack:
         directories = datadir.create_or_open(settings.data_dir, settings.shards)
         identity.check(settings.identity)
@@ -39,14 +42,14 @@ def serve(settings: Settings) -> int:
         stack.callback(listeners.close)
         listeners.open(settings.listen, settings.workers, adoption.listening(orphans))
         for address in settings.listen:
-            if not address.is_loopback:
+            if settings.tls is None and not address.is_loopback:
                 log.warning("serving in plaintext to other machines", listen=str(address))
         endpoints.try_out(settings.observing.get("metrics_listen"))
         board = adoption.board(orphans)
         if board is None:
             board = board_create(settings.workers)
         stack.callback(os.close, board)
-        # A terminal that goes away is no reason to stop. Children inherit that.
+        # A terminal that goes away is no reason to stop. Once it runs, the supervisor hears it as a wish to read files.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         supervisor = Supervisor(settings, directories, listeners, board, folder, meeting, children)
         code = asyncio.run(supervisor.run(orphans))
@@ -63,6 +66,8 @@ def _replace_program(lock: int) -> None:
     """
     sys.stdout.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    # The loop gave this one back when it ended.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.set_inheritable(lock, True)
     os.environ[runtime.LOCK_VARIABLE] = str(lock)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606

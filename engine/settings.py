@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.identity import IdentitySettings
 from engine.limits import HEARTBEAT_MS_DEFAULT, SNAPSHOT_BYTES_DEFAULT, SNAPSHOT_S_DEFAULT
 from engine.listen import Address, UnixAddress
+from engine.tls import TlsFiles
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,5 @@ class Settings:
     fingerprint: str = ""
     # The end of standard input means what SIGTERM does.
     until_stdin_ends: bool = False
+    # Of every TCP address; None: all is plaintext.
+    tls: TlsFiles | None = None

@@ -44,7 +44,6 @@ log = structlog.get_logger()
 # What run() returns when the program is to be replaced: no exit code.
 EXEC = -1
 
-
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -165,6 +164,7 @@ class Supervisor:
             directories=[str(directory) for directory in self._directories],
             relay=self.control.path,
             settings=self.settings.front,
+            tls=None if self.settings.tls is None else asdict(self.settings.tls),
             segment_bytes=self.settings.segment_bytes,
             expect_orders=self.settings.expect_orders,
             shared_listeners=len(shared),
@@ -234,6 +234,7 @@ class Supervisor:
         for number in STOPPING:
             loop.add_signal_handler(number, self._signalled, number)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         if self.settings.until_stdin_ends:
             loop.add_reader(sys.stdin.fileno(), self._stdin_ended)
         loop.add_reader(self._meeting.fileno(), self._called)
@@ -375,6 +376,12 @@ class Supervisor:
         if not os.read(sys.stdin.fileno(), 4_096):
             asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
             self._signalled(signal.SIGTERM)
+
+    def _reload(self) -> None:
+        log.info("signal", name=signal.SIGHUP.name)
+        for place in self.places:
+            for member in place.members:
+                member.send("reload")
 
     def _signalled(self, number: signal.Signals) -> None:
         log.info("signal", name=number.name)

@@ -28,9 +28,11 @@ from engine.credentials import Credentials
 from engine.exits import Exit, in_words
 from engine.identity import Authenticator, IdentitySettings
 from engine.limits import DRAIN_S_MAX, LIMITS
+from engine.listen import is_unix
 from engine.logs import configure
 from engine.lookups import Lookups
 from engine.partition_map import hosted_by
+from engine.tls import Certificates, TlsError, TlsFiles
 
 # Engines are asked this often whether the clock misbehaved.
 NOTES_S = 1.0
@@ -67,6 +69,8 @@ class Start:
     direct_fds: list[int]
     # What is for who stands by.
     follow: dict[str, Any] = field(default_factory=dict)
+    # Of TCP listeners: the fields of TlsFiles.
+    tls: dict[str, Any] | None = None
     # Whether it stands by only until it has written a snapshot.
     once: bool = False
     # Whether logs of an older level may be raised before anything is served.
@@ -97,6 +101,10 @@ class Start:
         """Who stands by makes it beforehand: what it needs takes longer to load than a takeover may."""
         return Authenticator(IdentitySettings(**self.identity))
 
+    def certificates(self) -> Certificates | None:
+        """None: all is plaintext. Raises TlsError."""
+        return None if self.tls is None else Certificates(TlsFiles(**self.tls))
+
     @property
     def sizes(self) -> dict[str, int]:
         return {} if self.segment_bytes is None else {"segment_bytes": self.segment_bytes}
@@ -120,14 +128,18 @@ class Worker:
         start: Start,
         open_engine: Callable[[int], Awaitable[Engine]] | None = None,
         relay: str = "",
+        certificates: Certificates | None = None,
     ) -> None:
-        """open_engine: of a shard, if not from its log. relay: if the control server is not where it was any more."""
+        """open_engine: of a shard, if not from its log. relay: if the control server is not where it was any more.
+        certificates: those that who stood by has read already.
+        """
         self.start = start
         self._channel = channel
         self._tasks = tasks
         self._takes_over = open_engine is not None
         self._open_engine = open_engine or self._recover
         self._relay = relay or start.relay
+        self._certificates = certificates
         self._engines: dict[int, Engine] = {}
         self._recovered: dict[int, dict[str, Any]] = {}
         self._alarms: dict[int, int] = {}
@@ -155,6 +167,15 @@ class Worker:
         self._loop_thread = threading.Thread(target=self._run_front, name="everopen-front", daemon=True)
 
     def begin(self) -> None:
+        try:
+            # Who stood by has them, and watches them already.
+            if self._certificates is None and (read := self.start.certificates()) is not None:
+                self._certificates = read
+                self._tasks.create_task(read.watch())
+        except TlsError as error:
+            self._fail(error)
+        if self._certificates is not None:
+            self._certificates.attach(self._front)
         self._front.relay_to(self._relay)
         self._tell_relay_secret()
         self._credentials.begin()
@@ -179,10 +200,9 @@ class Worker:
 
     def _listen(self) -> None:
         """Also before logs are open: callers who come early hear that they are being recovered."""
-        for fd in self.start.shared_fds:
-            self._front.listen(fd, True)
-        for fd in self.start.direct_fds:
-            self._front.listen(fd, False)
+        for fd in (*self.start.shared_fds, *self.start.direct_fds):
+            tls = self._certificates is not None and not is_unix(fd)
+            self._front.listen(fd, fd in self.start.shared_fds, tls)
         self._loop_thread.start()
         self._listening = True
         self._channel.say("listening")
@@ -209,6 +229,9 @@ class Worker:
                 self._evict(message["shard"])
             case "raise_level":
                 self._raise_levels()
+            case "reload":
+                if self._certificates is not None:
+                    self._certificates.look(again=True)
             case "hand_over":
                 if not self._handing_over:
                     self._handing_over = True
@@ -307,7 +330,7 @@ class Worker:
     def _fail(self, error: Exception) -> None:
         """A start that would fail again. The supervisor decides what becomes of the others."""
         code = Exit.of(error)
-        log.error("a log cannot be served", error=in_words(error))
+        log.error("this cannot be served", error=in_words(error))
         # A takeover that fails is not the last word: a worker that begins with the files may do better, or says this.
         if not self._takes_over:
             self._channel.say("failed", code=code, message=in_words(error))

@@ -33,6 +33,7 @@ need "pkg-config" command -v pkg-config
 need "libnghttp2-dev" c_header nghttp2/nghttp2.h
 need "zlib1g-dev" c_header zlib.h
 need "libssl-dev" c_header openssl/ssl.h
+need "openssl" command -v openssl
 
 # Only what is built for libFuzzer needs these.
 if [[ ${1-} == fuzz ]]; then

@@ -54,7 +54,7 @@ STAGES = [
     ["_route"],
     ["_clock", "_ahead", "_shard", "_snapshot_load", "_snapshot_save", "_engine", "_follow"],
     ["_simulated_process", "_simulation"],
-    ["_nghttp2"],
+    ["_nghttp2", "_openssl"],
     ["_front*"],
 ]
 
