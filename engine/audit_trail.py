@@ -17,6 +17,8 @@ from typing import Any, Final, Self
 
 import orjson
 
+from engine.datadir import give_to_owner
+
 AUDIT_TRAIL: Final = "audit.jsonl"
 # What a caller chooses is cut to so many characters.
 TEXT_MAX: Final = 256
@@ -24,13 +26,21 @@ FIELDS_MAX: Final = 32
 
 
 class AuditTrail:
-    """May be used by several threads."""
+    """May be used by several threads. Opened by the first line: orders go on also where it cannot be written."""
 
     def __init__(self, data_dir: Path) -> None:
-        """Raises OSError."""
-        path = data_dir / AUDIT_TRAIL
-        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._data_dir = data_dir
+        self._fd = -1
+        self._torn = False
         self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Raises OSError."""
+        if self._fd >= 0:
+            return
+        path = self._data_dir / AUDIT_TRAIL
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        give_to_owner(self._fd, self._data_dir)
         # A machine that died, or a full disk, may have left half a line: it stays, and the next one begins anew.
         size = os.fstat(self._fd).st_size
         self._torn = size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
@@ -50,6 +60,7 @@ class AuditTrail:
         }
         text = orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
         with self._lock:
+            self.open()
             text = b"\n" + text if self._torn else text
             self._torn = True
             written = os.write(self._fd, text)
@@ -59,7 +70,8 @@ class AuditTrail:
             os.fsync(self._fd)
 
     def close(self) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
     def __enter__(self) -> Self:
         return self
@@ -79,6 +91,7 @@ def recorded(data_dir: Path, command: str, **summary: Any) -> Iterator[dict[str,
     from engine.exits import Exit
 
     with AuditTrail(data_dir) as trail:
+        trail.open()
         code = "OK"
         try:
             yield summary

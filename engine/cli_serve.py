@@ -135,7 +135,7 @@ def serve(
     if trace_ratio:
         front["trace_ppm"] = round(1_000_000 * trace_ratio)
     observing = _observing(metrics_listen, otlp_endpoint, insecure_listen)
-    who = _identity(data_dir, jwt_issuer, jwt_audience, jwt_keys, callers, addresses)
+    who = _identity(data_dir, jwt_issuer, jwt_audience, jwt_keys, callers, addresses, tls)
     with in_words():
         settings = Settings(
             data_dir,
@@ -184,6 +184,7 @@ def _identity(
     keys: Path | None,
     callers: Path | None,
     addresses: tuple[Address | UnixAddress, ...],
+    tls: TlsFiles | None,
 ) -> IdentitySettings:
     from engine.identity import IdentitySettings
 
@@ -197,6 +198,7 @@ def _identity(
         jwt_audience=audience or "",
         jwt_keys=os.path.abspath(keys) if keys else "",
         callers=os.path.abspath(callers) if callers else "",
+        client_ca=tls is not None and tls.ca is not None,
         only_local=all(address.is_loopback for address in addresses),
     )
 
@@ -212,16 +214,12 @@ def _fingerprint(parameters: dict[str, object]) -> str:
 def upgrade(data_dir: DataDir) -> None:
     """Replace every process of a running engine by the program as it is installed now; no call fails."""
     with in_words():
-        from engine.audit_trail import recorded
-        from engine.datadir import shard_count
         from engine.upgrade import UpgradeError
         from engine.upgrade import run as run_upgrade
 
-        shards = shard_count(data_dir)
         try:
-            with recorded(data_dir, "upgrade", shards=shards):
-                for line in run_upgrade(data_dir):
-                    print(f"upgrade: {line}", flush=True)
+            for line in run_upgrade(data_dir):
+                print(f"upgrade: {line}", flush=True)
         except UpgradeError as error:
             fail(Exit.WRONG, f"upgrade: {error}")
         print("upgrade: all processes are replaced", flush=True)

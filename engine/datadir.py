@@ -131,6 +131,13 @@ def _is_nobodys(path: Path) -> bool:
     return path.name in (_TEMPORARY, "keys.json", ".keys.json.tmp", "audit.jsonl", "lost+found")
 
 
+def give_to_owner(fd: int, data_dir: Path) -> None:
+    """A new file, which an administrator made in an engine's data directory. Raises OSError."""
+    owner = data_dir.stat()
+    if os.getuid() == 0 != owner.st_uid:
+        os.fchown(fd, owner.st_uid, owner.st_gid)
+
+
 def sync_directory(path: Path) -> None:
     """Makes created, renamed and removed names of a directory durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -87,8 +87,8 @@ def check(settings: IdentitySettings) -> None:
         raise IdentityError("; ".join(found.failures))
     if not found.required:
         log.warning("callers are anonymous and may do everything: only this machine reaches the engine")
-    elif not (settings.client_ca or settings.jwt_keys or found.has_keys):
-        log.warning("nobody is let in: other machines reach the engine, and there is no key; see everopen keys make")
+    elif not ((settings.client_ca and settings.callers) or settings.jwt_keys or found.has_keys):
+        log.warning("nobody is let in: there is no key, no issuer, and no file of callers; see everopen keys make")
 
 
 class Watched(Generic[Held]):

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import orjson
 
-from engine.datadir import sync_directory
+from engine.datadir import give_to_owner, sync_directory
 from engine.grants import Grants, IdentityError, is_name
 from engine.limits import CALLER_NAME_BYTES_MAX, IDENTITY_FILE_BYTES_MAX
 
@@ -123,7 +123,9 @@ def read_private(path: Path) -> bytes:
     """A file that others may write would let them make themselves a key. Raises IdentityError, OSError."""
     with path.open("rb") as file:
         found = os.fstat(file.fileno())
-        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or found.st_uid not in (os.getuid(), 0):
+        # Whose the folder is could put another file there.
+        owners = (os.getuid(), 0, path.parent.stat().st_uid)
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or found.st_uid not in owners:
             raise IdentityError(f"{path}: others may write it; it must be its owner's alone (chmod 600)")
         if found.st_size > IDENTITY_FILE_BYTES_MAX:
             raise IdentityError(f"{path}: more than {IDENTITY_FILE_BYTES_MAX} bytes")
@@ -176,6 +178,7 @@ def _write(data_dir: Path, text: bytes) -> None:
     opened: Callable[[str, int], int] = lambda path, flags: os.open(path, flags | os.O_EXCL, 0o600)  # noqa: E731
     with open(temporary, "wb", opener=opened) as file:
         file.write(text)
+        give_to_owner(file.fileno(), data_dir)
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(data_dir / KEYS)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from engine import runtime
+from engine.audit_trail import recorded
 from engine.channel import Channel, ChannelError, Message
 from engine.errors import EveropenError
 from engine.limits import CLOSE_S_MAX, DRAIN_S_MAX, SUCCESSOR_S_MAX, UPGRADE_START_S_MAX
@@ -199,14 +200,15 @@ def run(data_dir: Path) -> Iterator[str]:
     if channel is None:
         raise UpgradeError(f"{data_dir}: no engine is running there")
     pid, _ = channel.peer
-    channel.send("restart")
-    # It answers only if it does not do it.
-    for message in _heard(channel):
-        if message.kind == "done":
-            raise UpgradeError(message["failure"])
-    channel, first = _come_back(path)
-    yield f"supervisor replaced, process {pid}"
-    yield from _lines(first, channel)
+    with recorded(data_dir, "upgrade", supervisor=pid):
+        channel.send("restart")
+        # It answers only if it does not do it.
+        for message in _heard(channel):
+            if message.kind == "done":
+                raise UpgradeError(message["failure"])
+        channel, first = _come_back(path)
+        yield f"supervisor replaced, process {pid}"
+        yield from _lines(first, channel)
 
 
 def _come_back(path: str) -> tuple[Channel, Message]:

@@ -230,6 +230,7 @@ class Worker:
             case "raise_level":
                 self._raise_levels()
             case "reload":
+                self._credentials.reload()
                 if self._certificates is not None:
                     self._certificates.look(again=True)
             case "hand_over":

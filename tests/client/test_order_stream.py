@@ -273,3 +273,20 @@ async def test_place_orders_returns_answers_and_errors_in_order(
     assert isinstance(a, PlaceOrderResponse)
     assert isinstance(b, everopen.InvalidArgument)
     assert isinstance(c, PlaceOrderResponse)
+
+
+async def test_stream_whose_token_expired_is_opened_anew_and_one_that_never_was_let_in_fails(
+    client: everopen.AsyncClient, server: FakeServer
+) -> None:
+    first = start(client, ["a"])
+    (await server.take()).answer()
+    assert await ids_of(first) == ["a"]
+    second = start(client, ["b"])
+    (await server.take()).reply_with(Abort(grpc.StatusCode.UNAUTHENTICATED, "no"))
+    # The same order again, on the next stream; only there it is the last word.
+    again = await server.take()
+    assert again.ids == ["b"]
+    assert server.streams == 2
+    again.reply_with(Abort(grpc.StatusCode.UNAUTHENTICATED, "no"))
+    with pytest.raises(everopen.EveropenError, match="UNAUTHENTICATED"):
+        await ids_of(second)

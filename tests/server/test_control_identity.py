@@ -88,7 +88,8 @@ class Scene:
 
     def lines(self) -> list[dict[str, Any]]:
         self.identity.close()
-        return [orjson.loads(line) for line in (self.data_dir / AUDIT_TRAIL).read_bytes().splitlines()]
+        trail = self.data_dir / AUDIT_TRAIL
+        return [orjson.loads(line) for line in trail.read_bytes().splitlines()] if trail.exists() else []
 
 
 @pytest.fixture
@@ -231,3 +232,9 @@ async def test_flood_of_refused_calls_does_not_fill_the_trail_and_is_counted(sce
     lines = scene.lines()
     assert len(lines) == 101
     assert lines[-1]["suppressed"] == 30
+
+
+async def test_trail_that_cannot_be_written_stops_no_call(scene: Scene) -> None:
+    (scene.data_dir / AUDIT_TRAIL).mkdir()
+    assert await scene.call(ADMIN, relayed("cluster:admin")) == b"moved"
+    assert (await scene.refused(ADMIN, relayed())).code() == grpc.StatusCode.PERMISSION_DENIED

@@ -98,6 +98,8 @@ class OrderStream:
         self._changed = asyncio.Event()
         self._failures = 0
         self._moving = False
+        # Whether the stream that is open has answered anything.
+        self._answered = False
         self._runner: asyncio.Task[None] | None = None
         self._shed: set[asyncio.Task[None]] = set()
 
@@ -136,7 +138,9 @@ class OrderStream:
                 try:
                     error = await self._serve(call)
                 finally:
-                    elsewhere = self._way.leave(error)
+                    # A token that was good expires on a stream that stays: the next one shows what there is by then.
+                    expired = error is not None and error.code == grpc.StatusCode.UNAUTHENTICATED and self._answered
+                    elsewhere = self._way.leave(error) or expired
                 if error is not None:
                     await self._sleep(self._recover(error, elsewhere))
         except Exception as bug:
@@ -147,7 +151,7 @@ class OrderStream:
     async def _serve(self, call: PlaceOrdersCall) -> EveropenError | None:
         """Uses one stream until it breaks; returns why it did, or None if it is to go on elsewhere, with nothing in
         flight."""
-        self._moving = False
+        self._moving = self._answered = False
         writer = asyncio.create_task(self._write(call), name="everopen-orders-writer")
         try:
             return await self._read(call)
@@ -239,6 +243,7 @@ class OrderStream:
         batch = self._in_flight.popleft()
         batch.watchdog.cancel()
         self._failures = 0
+        self._answered = True
         if self._on_batch is not None:
             self._on_batch(len(batch.orders), self._now_s() - batch.sent_at_s)
         shed: list[tuple[Waiting, EveropenError]] = []
