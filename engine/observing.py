@@ -17,8 +17,9 @@ from engine.sampling import Sample, Sampler
 
 # How often totals are brought up to date: a worker that dies takes along what it counted since.
 SAMPLE_S: Final = 1.0
-# How often it is tried to listen where somebody else does.
+# After that it is tried again to listen where somebody else does; each time after twice as long.
 LISTEN_AGAIN_S: Final = 1.0
+LISTEN_AGAIN_S_MAX: Final = 60.0
 TOTALS: Final = "totals.json"
 
 log = structlog.get_logger()
@@ -46,7 +47,7 @@ class Observing:
     async def begin(self) -> None:
         await self._server.serve(UnixAddress(self._status), private=True)
         work = [self._sample_on(), self._look_on()]
-        if self._metrics is not None:
+        if self._metrics is not None and not await self._listens(self._metrics):
             work.append(self._listen(self._metrics))
         self._tasks = [asyncio.create_task(each) for each in work]
         if self._spans is not None:
@@ -80,17 +81,19 @@ class Observing:
             await asyncio.to_thread(self._sampler.look_at_disk)
             await asyncio.sleep(SAMPLE_S)
 
+    async def _listens(self, text: str) -> bool:
+        try:
+            port = await self._server.serve(parse_address(text), private=False)
+        except ListenError as error:
+            log.warning("metrics are not served; it is tried again", error=str(error))
+            return False
+        log.info("metrics are served", listen=text, port=port)
+        return True
+
     async def _listen(self, text: str) -> None:
         """That somebody took the address meanwhile is no reason to end: calls are relayed all the same."""
-        said = False
-        while True:
-            try:
-                port = await self._server.serve(parse_address(text), private=False)
-            except ListenError as error:
-                if not said:
-                    said = True
-                    log.error("metrics are not served; it is tried again", error=str(error))
-                await asyncio.sleep(LISTEN_AGAIN_S)
-                continue
-            log.info("metrics are served", listen=text, port=port)
-            return
+        wait_s = LISTEN_AGAIN_S
+        await asyncio.sleep(wait_s)
+        while not await self._listens(text):
+            wait_s = min(2 * wait_s, LISTEN_AGAIN_S_MAX)
+            await asyncio.sleep(wait_s)
