@@ -319,9 +319,10 @@ class StandingBy:
         for tail in self._tails.values():
             tail.begin()
         self._beats = self._tasks.create_task(self._beat())
-        # Loaded by now: a takeover has no time for that.
-        _ = self.start.authenticator
-        if self.start.once:
+        if not self.start.once:
+            # Loaded by now: a takeover has no time for that.
+            _ = self.start.authenticator
+        else:
             threading.Thread(target=self._end_when_finished, daemon=True).start()
 
     def hear(self, message: Message) -> StandingBy | Worker:

@@ -35,7 +35,16 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 # What the supervisor starts: if one of these cannot even be imported, nothing is touched.
-MODULES = ("engine.supervisor", "engine.worker", "engine.follower", "engine.control", "engine.archive")
+MODULES = (
+    "engine.supervisor",
+    "engine.worker",
+    "engine.follower",
+    "engine.control",
+    "engine.archive",
+    # Imported by some engines only, and then late.
+    "engine.tokens",
+    "engine.certificates",
+)
 POLL_S = 0.05
 
 

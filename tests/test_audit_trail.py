@@ -14,7 +14,9 @@ from typing import Any
 import orjson
 import pytest
 
+from engine import keys
 from engine.audit_trail import AUDIT_TRAIL, AuditTrail, recorded, summary_of
+from engine.grants import Grants
 from everopen.v1 import inventory_service_pb2 as inventory
 from everopen.v1 import order_service_pb2 as orders
 
@@ -87,6 +89,7 @@ def test_text_of_a_caller_breaks_no_line_and_is_bounded(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
+from engine import keys
 from engine.audit_trail import AuditTrail
 with AuditTrail(Path(sys.argv[1])) as trail:
     for number in range(50):
@@ -145,3 +148,14 @@ def test_command_leaves_a_line_however_it_ends(tmp_path: Path) -> None:
 def test_command_whose_line_cannot_be_written_is_not_begun(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="directory"), recorded(tmp_path / "gone", "backup"):
         raise AssertionError("it was begun")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give files away")
+def test_files_that_root_makes_are_the_engines_user_s(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12_345, 12_345)
+    with AuditTrail(tmp_path) as trail:
+        trail.write("a", "", "m", "OK")
+    keys.make(tmp_path, "till", Grants(), 1)
+    owners = {path.name: path.stat().st_uid for path in tmp_path.iterdir()}
+    assert owners == {AUDIT_TRAIL: 12_345, keys.KEYS: 12_345}
+    assert len(keys.read(tmp_path)) == 1
