@@ -21,7 +21,7 @@ from hyperframe.frame import DataFrame, PingFrame, RstStreamFrame
 from tests.front.calls import PLACE_ORDER, PLACE_ORDERS, place, place_batch
 from tests.front.http2 import Connection, prefixed, recorded, request_headers
 from tests.fuzz.native.layout import AS_IT_IS, REPAIRED, journal_in_short
-from tests.fuzz.native.targets import BYTES, COMPRESSED, FRAMES, GREETING, MESSAGES
+from tests.fuzz.native.targets import BYTES, COMPRESSED, FRAMES, GREETING, GUARDED, MESSAGES
 from tests.generate import Generator
 from tests.journal.logs import JournalWriter, commit
 from tests.machines import LOG_ID, Pair
@@ -67,7 +67,10 @@ def front() -> Iterator[bytes]:
     yield b"".join(parts)
     for call, message in ((0, place("b")), (1, place_batch()), (2, b"\x0a\x01s\x12\x01a"), (4, b""), (255, b"")):
         for how, body in ((MESSAGES, message), (COMPRESSED, gzip.compress(message, mtime=0))):
-            yield bytes([how, call]) + 2 * (len(body).to_bytes(2, "big") + body)
+            messages = bytes([call]) + 2 * (len(body).to_bytes(2, "big") + body)
+            yield bytes([how]) + messages
+            for key in (b"", b"fu", b"fuzz", b"no"):
+                yield bytes([GUARDED + how, len(key)]) + key + messages
 
 
 def journal() -> Iterator[bytes]:

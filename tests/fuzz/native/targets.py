@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import struct
 import tempfile
@@ -21,6 +22,7 @@ from google.protobuf.message import Message
 from engine import _core, front_settings
 from engine._core import crc32c
 from engine.errors import EveropenError
+from engine.identity import Caller
 from everopen.v1 import inventory_service_pb2 as inventory
 from tests.fuzz.native.layout import journal_files, snapshot_file
 from tests.probes import wire_probe
@@ -31,6 +33,8 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 GREETING = PREFACE + bytes.fromhex("000000040000000000")
 # How the rest of an input of the front is meant.
 BYTES, FRAMES, MESSAGES, COMPRESSED = range(4)
+# Added to it: for the front that wants credentials.
+GUARDED = 4
 PATHS = (
     b"/everopen.v1.OrderService/PlaceOrder",
     b"/everopen.v1.OrderService/PlaceOrders",
@@ -105,7 +109,7 @@ def literal(text: bytes) -> bytes:
     return bytes([len(text)]) + text
 
 
-def header_block(path: bytes, encoding: bytes) -> bytes:
+def header_block(path: bytes, encoding: bytes, key: bytes) -> bytes:
     """HPACK without tables: a request's headers, each as a literal that is not to be remembered."""
     fields = {
         b":method": b"POST",
@@ -115,6 +119,7 @@ def header_block(path: bytes, encoding: bytes) -> bytes:
         b"content-type": b"application/grpc",
         b"te": b"trailers",
         b"grpc-encoding": encoding,
+        **({b"x-api-key": key} if key else {}),
     }
     return b"".join(b"\x10" + literal(name) + literal(value) for name, value in fields.items())
 
@@ -123,29 +128,36 @@ def frame(kind: int, flags: int, stream_id: int, body: bytes) -> bytes:
     return len(body).to_bytes(3, "big") + bytes([kind, flags]) + stream_id.to_bytes(4, "big") + body
 
 
-def conversation(data: bytes) -> bytes:
-    """BYTES: as they are. FRAMES: after a greeting, each of u8 kind, u8 flags, u8 stream, u16 size, body. MESSAGES and
-    COMPRESSED: a call, u8 which one, and then its messages, each of u16 size, body."""
+def conversation(data: bytes) -> tuple[bytes, bool]:
+    """What is sent, and whether stream 1 will be answered.
+
+    BYTES: as they are. FRAMES: after a greeting, each of u8 kind, u8 flags, u8 stream, u16 size, body. MESSAGES and
+    COMPRESSED: a call, u8 which one, and then its messages, each of u16 size, body; before that what is shown."""
     how, rest = (data[0] % 4, data[1:]) if data else (BYTES, data)
     if how == BYTES:
-        return rest
+        return rest, False
     parts = [GREETING]
+    key = b""
+    if data[0] & GUARDED and how != FRAMES:
+        # What is shown: u8 size, then an API key.
+        key, rest = rest[1 : 1 + rest[0] % 64] if rest else b"", rest[1 + rest[0] % 64 :] if rest else b""
     if how == FRAMES:
         while len(rest) >= 5:
             kind, flags, stream_id, size = struct.unpack_from(">BBBH", rest)
             parts.append(frame(kind, flags, stream_id, rest[5 : 5 + size]))
             rest = rest[5 + size :]
-        return b"".join(parts)
-    path = HEALTH_WATCH if rest[:1] == WATCH else PATHS[rest[0] % len(PATHS)] if rest else PATHS[0]
+        return b"".join(parts), False
+    watches = rest[:1] == WATCH
+    path = HEALTH_WATCH if watches else PATHS[rest[0] % len(PATHS)] if rest else PATHS[0]
     encoding, compressed = (b"gzip", b"\1") if how == COMPRESSED else (b"identity", b"\0")
-    parts.append(frame(1, 4, 1, header_block(path, encoding)))
+    parts.append(frame(1, 4, 1, header_block(path, encoding, key)))
     rest = rest[1:]
     while len(rest) >= 2:
         size = int.from_bytes(rest[:2], "big")
         message = rest[2 : 2 + size]
         parts.append(frame(0, 0, 1, (compressed + len(message).to_bytes(4, "big") + message)[:16_384]))
         rest = rest[2 + size :]
-    return b"".join([*parts, frame(0, 1, 1, b"")])
+    return b"".join([*parts, frame(0, 1, 1, b"")]), not watches
 
 
 def read_answer(reader: BinaryIO) -> None:
@@ -157,43 +169,80 @@ def read_answer(reader: BinaryIO) -> None:
 
 
 @contextlib.contextmanager
-def front(folder: Path) -> Iterator[Target]:
-    """A front that runs as in a worker, with a shard; an input is one connection, from its first byte to its end."""
-    # What is shared between connections must not refuse the next one for what this one did.
+def running(folder: Path, name: str) -> Iterator[_core.NativeFront]:
+    """A front as in a worker, with a shard; at folder/name."""
+    board = _core.board_create(1)
     settings = front_settings.defaults()
-    loop = _core.NativeFront(worker=0, workers=1, shards=1, board_fd=_core.board_create(1), settings=settings)
+    loop = _core.NativeFront(worker=0, workers=1, shards=1, board_fd=board, settings=settings)
+    os.close(board)
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(folder / "front"))
+    listener.bind(str(folder / name))
     listener.listen(16)
     listener.setblocking(False)
-    loop.listen(listener.detach(), True)
-    (folder / "shard").mkdir()
-    engine = _core.Engine(str(folder / "shard"))
+    loop.listen(listener.fileno(), True)
+    (folder / f"{name}-shard").mkdir()
+    engine = _core.Engine(str(folder / f"{name}-shard"))
     for method, request in STOCKED.items():
         assert engine.execute(method, request.SerializeToString())[0] == 0
     loop.host(0, engine)
     thread = threading.Thread(target=loop.run, daemon=True)
     thread.start()
-
-    def feed(data: bytes) -> None:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(PATIENCE_S)
-            connection.connect(str(folder / "front"))
-            # A peer that is refused may close before it has read all.
-            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-                connection.sendall(conversation(data))
-                with connection.makefile("rb") as reader:
-                    if data and data[0] % 4 in (MESSAGES, COMPRESSED) and data[1:2] != WATCH:
-                        read_answer(reader)
-                    connection.shutdown(socket.SHUT_WR)
-                    while reader.read(1 << 16):
-                        pass
-
-    yield feed
+    yield loop
     loop.stop()
     thread.join()
     loop.close()
     engine.close()
+    listener.close()
+
+
+def answer_credentials(loop: _core.NativeFront, stop: int) -> None:
+    """Whoever shows something that begins with f is somebody, at times for one shop and with quotas."""
+    while stop not in select.select([loop.credential_fd, stop], [], [])[0]:
+        for token, kind, shown in loop.take_credentials():
+            bound = len(shown) % 4
+            caller = Caller(
+                name="fuzz",
+                scopes=frozenset({"orders:write", "orders:read", "catalogue:read"}),
+                shops=None if kind == 1 else frozenset({"shop"}),
+                expires_unix_ms=0,
+                orders_per_s=bound,
+                burst=bound,
+                bytes_in_flight=1_000 * bound,
+                connections=bound,
+            )
+            loop.answer_credential(token, caller if shown[:1] == b"f" else None)
+
+
+@contextlib.contextmanager
+def front(folder: Path) -> Iterator[Target]:
+    """An input is one connection, from its first byte to its end: to a front that serves anybody, or to one that wants
+    credentials."""
+    stop = os.eventfd(0)
+    with running(folder, "open") as _, running(folder, "guarded") as guarded:
+        guarded.authenticate(True, 1)
+        answering = threading.Thread(target=answer_credentials, args=(guarded, stop), daemon=True)
+        answering.start()
+
+        def feed(data: bytes) -> None:
+            path = "guarded" if data and data[0] & GUARDED else "open"
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(PATIENCE_S)
+                connection.connect(str(folder / path))
+                # A peer that is refused may close before it has read all.
+                with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                    said, is_answered = conversation(data)
+                    connection.sendall(said)
+                    with connection.makefile("rb") as reader:
+                        if is_answered:
+                            read_answer(reader)
+                        connection.shutdown(socket.SHUT_WR)
+                        while reader.read(1 << 16):
+                            pass
+
+        yield feed
+        os.eventfd_write(stop, 1)
+        answering.join()
+    os.close(stop)
 
 
 TARGETS: dict[str, Callable[[Path], contextlib.AbstractContextManager[Target]]] = {
