@@ -51,7 +51,8 @@ fuzz)
     CC=clang LDSHARED="clang -shared" EVEROPEN_FUZZ=1 EVEROPEN_PROBES=0 "$python" setup.py --quiet build_ext --inplace
     # The program embeds Python and brings the runtimes of libFuzzer and the sanitizers for the modules.
     read -ra flags < <("$python" -c 'from sysconfig import get_config_var as of, get_path
-print("-I" + get_path("include"), "-L" + of("LIBDIR"), "-lpython" + of("LDVERSION"), "-Wl,-rpath," + of("LIBDIR"))')
+folder = of("LIBDIR")
+print("-I" + get_path("include"), "-L" + folder, "-Wl,-rpath," + folder, "-lpython" + of("LDVERSION"), "-ldl -lm")')
     clang -g -O1 -fsanitize=fuzzer,address,undefined -rdynamic tests/fuzz/native/host.c -o build/fuzz "${flags[@]}"
     export EVEROPEN_FUZZ_PYTHON=$python PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
     # Side by side, as many as there are cores. What was found stays there, and is where the next run begins.
