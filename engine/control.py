@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 
 from engine._core import Board, give_way
 from engine.audit_trail import AuditTrail
+from engine.call_log import CallLog
 from engine.channel import Channel
 from engine.child import adopted, beats, messages, run_to_the_end
 from engine.control_identity import ControlIdentity
@@ -123,7 +124,7 @@ def to_proto(known: PartitionMap) -> cluster_pb2.PartitionMap:
 
 def make_server(cluster: Cluster, path: str, identity: ControlIdentity) -> grpc.aio.Server:
     server = grpc.aio.server(
-        interceptors=[identity],
+        interceptors=[CallLog(), identity],
         options=[
             ("grpc.max_receive_message_length", LIMITS["MESSAGE_BYTES_MAX"]),
             ("grpc.max_send_message_length", LIMITS["MESSAGE_BYTES_MAX"]),
