@@ -20,11 +20,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 # gRPC's own lines on stderr would tear the progress line.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
 
 import everopen
 from engine._load import Generator
@@ -360,6 +363,19 @@ def resolve(host: str, port: str) -> tuple[int, Any]:
 # The catalogue
 
 
+def credentials_of(options: Options) -> dict[str, Any]:
+    """As the client takes them."""
+    shown = dict(options.headers)
+    found: dict[str, Any] = {}
+    if options.tls_ca:
+        found["credentials"] = grpc.ssl_channel_credentials(Path(options.tls_ca).read_bytes())
+    if "x-api-key" in shown:
+        found["api_key"] = shown["x-api-key"]
+    if "authorization" in shown:
+        found["token"] = shown["authorization"].removeprefix("Bearer ")
+    return found
+
+
 def seed(options: Options) -> int:
     """Puts shops, SKUs and stock there if they are missing, and orders to read. Returns how many orders it placed."""
     if options.method not in (*PLACING, "get-order"):
@@ -373,7 +389,7 @@ def seed(options: Options) -> int:
 
 
 async def _seed(options: Options) -> int:
-    async with everopen.AsyncClient(options.target) as client:
+    async with everopen.AsyncClient(options.target, **credentials_of(options)) as client:
         await client.wait_for_server(CONNECT_S_MAX)
         shops = [shop_id_of(shop) for shop in range(options.shops)]
         stocks = [
