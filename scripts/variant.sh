@@ -57,6 +57,10 @@ print("-I" + get_path("include"), "-L" + folder, "-Wl,-rpath," + folder, "-lpyth
     export EVEROPEN_FUZZ_PYTHON=$python PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
     # Side by side, as many as there are cores. What was found stays there, and is where the next run begins.
     found=$OLDPWD/build/fuzz-corpus
+    # In memory where there is such a folder: a file is written for each input. libFuzzer leaves without a good-bye.
+    EVEROPEN_FUZZ_FOLDER=$(mktemp --directory --tmpdir="$(test -w /dev/shm && echo /dev/shm || echo /tmp)")
+    trap 'rm -rf "$EVEROPEN_FUZZ_FOLDER"' EXIT
+    export EVEROPEN_FUZZ_FOLDER
     feed() {
         mkdir -p "$found/$1"
         EVEROPEN_FUZZ_TARGET=$1 build/fuzz -max_total_time="$EVEROPEN_FUZZ_SECONDS" -max_len=16384 -timeout=30 \

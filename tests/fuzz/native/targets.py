@@ -258,8 +258,6 @@ _open: list[contextlib.AbstractContextManager[Target]] = []
 
 def open_target(name: str) -> Target:
     """For the host, which never closes one."""
-    # In memory where there is such a folder: a file is written for each input.
-    shared = Path("/dev/shm")
-    folder = tempfile.mkdtemp(prefix="everopen-fuzz-", dir=shared if os.access(shared, os.W_OK) else None)
+    folder = tempfile.mkdtemp(dir=os.environ["EVEROPEN_FUZZ_FOLDER"])
     _open.append(TARGETS[name](Path(folder)))
     return _open[-1].__enter__()
