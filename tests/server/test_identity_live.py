@@ -22,6 +22,7 @@ from everopen.v1 import cluster_service_pb2 as cluster
 from everopen.v1 import order_service_pb2 as orders
 from everopen.v1.cluster_service_pb2_grpc import ClusterServiceStub
 from everopen.v1.order_service_pb2_grpc import OrderServiceStub
+from tests.front.authority import Authority
 from tests.server.test_supervisor import PATIENCE_S, eventually
 from tests.serving import Server, order
 from tests.tokens import AUDIENCE, ED, ISSUER, OTHER_RSA, jwk, jwks, pem, token, write
@@ -37,8 +38,14 @@ OK, UNAUTHENTICATED, DENIED = (
 class Caller:
     """The stubs, and what is shown with each call."""
 
-    def __init__(self, address: str, *metadata: tuple[str, str]) -> None:
-        self._channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
+    def __init__(
+        self, address: str, *metadata: tuple[str, str], credentials: grpc.ChannelCredentials | None = None
+    ) -> None:
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, options)
+        else:
+            self._channel = grpc.secure_channel(address, credentials, options)
         self._metadata = metadata
         self._orders: Any = OrderServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._cluster: Any = ClusterServiceStub(self._channel)  # type: ignore[no-untyped-call]
@@ -78,8 +85,8 @@ class Caller:
 def callers() -> Iterator[Callable[..., Caller]]:
     made: list[Caller] = []
 
-    def make(server: Server, *metadata: tuple[str, str]) -> Caller:
-        made.append(Caller(server.address, *metadata))
+    def make(server: Server, *metadata: tuple[str, str], **more: Any) -> Caller:
+        made.append(Caller(server.address, *metadata, **more))
         return made[-1]
 
     yield make
@@ -175,6 +182,33 @@ def test_relayed_calls_go_on_over_restarts_of_every_process(data_dir: Path, call
             os.kill(again.children["control server"], signal.SIGKILL)
             eventually(lambda: known.workers() == OK, "a control server that the next supervisor started")
             assert again.stop() == 0
+
+
+def test_certificate_is_who_the_callers_file_says_while_it_changes(data_dir: Path, callers: Any) -> None:
+    folder = data_dir.parent
+    authority = Authority(folder, "authority")
+    certificate, key = authority.issue("server").pair
+    listed = write(folder / "callers.toml", b'[certificates."spiffe://shop/till"]\nscopes = ["orders:read"]\n')
+    tls = ("--tls-cert", certificate, "--tls-key", key, "--tls-ca", str(authority.certificate))
+    with Server(data_dir, *tls, "--tls-client", "optional", "--callers", str(listed)) as server:
+
+        def shows(alternative: str | None) -> Caller:
+            files = authority.issue("client", alternative) if alternative else None
+            pair = (files.key.read_bytes(), files.certificate.read_bytes()) if files else (None, None)
+            made: Caller = callers(
+                server, credentials=grpc.ssl_channel_credentials(authority.certificate.read_bytes(), *pair)
+            )
+            return made
+
+        till, stranger = shows("URI:spiffe://shop/till,DNS:localhost"), shows("URI:spiffe://shop/desk")
+        assert till.get() == grpc.StatusCode.NOT_FOUND
+        assert (till.place(), till.reason) == (DENIED, "SCOPE_DENIED")
+        assert stranger.get() == UNAUTHENTICATED
+        assert shows(None).get() == UNAUTHENTICATED
+        write(listed, b'[certificates."spiffe://shop/desk"]\nscopes = ["orders:read", "cluster:read"]\n')
+        eventually(lambda: stranger.workers() == OK, "the new callers")
+        eventually(lambda: till.get() == UNAUTHENTICATED, "no more of the old ones")
+        assert server.stop() == 0
 
 
 def test_front_and_control_server_ask_for_the_same_scopes() -> None:
