@@ -102,8 +102,7 @@ cdef struct Journal:
     char directory[4096]
     JournalStats stats
     uint64_t sync_buckets[SYNC_BUCKETS]
-    SizeHistogram commit_records
-    SizeHistogram commit_bytes           # of the disk, padding and all
+    SizeHistogram commit_records, commit_bytes    # bytes of the disk, padding and all
 
 
 cdef uint64_t journal_now_ns(int clock) noexcept nogil:

@@ -19,13 +19,15 @@ from engine._core import (
     SIZE_BOUNDS,
     STAGE_NAMES,
     Board,
+    Follower,
     board_create,
 )
+from everopen.v1 import inventory_service_pb2 as inventory
 from tests.front.calls import NOT_FOUND, OK, PLACE_ORDER, PLACE_ORDERS, place, place_batch, placed
-from tests.front.handing import Front, Fronts, ask, seed, until
+from tests.front.handing import Front, Fronts, ask, say, seed, until
 from tests.front.http2 import Connection
 from tests.probes.board_probe import Owner, ShardFigure, index_of_ns, index_of_size
-from tests.serving import order
+from tests.serving import adjustment, order
 
 pytestmark = pytest.mark.native
 
@@ -99,7 +101,8 @@ def test_histograms_of_workers_and_stages_do_not_touch(board_fd: int) -> None:
 
 def test_figures_of_a_shard_are_read_under_their_own_names(board_fd: int) -> None:
     board, owner, last = Board(board_fd, 2), Owner(board_fd, 2, 1, 9, 1), LIMITS["SHARDS_MAX"] - 1
-    assert board.shards() == board.commit_sizes() == {}
+    assert board.shards() == {}
+    assert board.commit_sizes() == {}
     for number in range(1, ShardFigure.SHARD_FIGURES_END):
         owner.set_figure(last, number, 1000 + number)
     assert list(board.shards()) == [last]
@@ -187,3 +190,40 @@ def test_figures_of_a_shard_are_those_of_its_state(fronts: Fronts, front: Front)
     assert sum(sizes[0, "records"][0]) == sum(sizes[0, "bytes"][0]) == shard["commits"]
     assert sizes[0, "records"][1] == shard["committed_records"]
     assert sizes[0, "bytes"][1] % 4096 == 0
+
+
+def test_holds_and_backorders_are_counted_until_they_end(fronts: Fronts, front: Front) -> None:
+    brief = {"shop_id": "shop", "sku_id": "brief"}
+    say(
+        front,
+        inventory.PutSkuRequest(**brief, price_minor=250, reserve_ttl_ms=1, backorder_policy="BACKORDER_POLICY_ALLOW"),
+    )
+    say(front, order("waits", sku_id="brief"), order("too", sku_id="brief"))
+    until(lambda: 0 in fronts.board.shards() and fronts.board.shards()[0]["open_backorders"] == 2)
+    assert fronts.board.shards()[0]["open_holds"] == 0
+    # Each is served, holds what it is given until its time is over, and leaves that to the next one.
+    say(front, adjustment("more", 1, shop_id="shop", sku_id="brief"))
+    until(lambda: fronts.board.shards()[0]["expiries"] == 2)
+    shard = fronts.board.shards()[0]
+    assert (shard["open_holds"], shard["open_backorders"], shard["outcome_backordered"]) == (0, 0, 2)
+    front.close()
+    # What is read of the log is counted anew, but for what expired in it.
+    again = fronts.start()
+    until(lambda: sum(fronts.board.histograms()[0, "total"][0]) == 0)
+    say(again, order("last", sku_id="sku"))
+    until(lambda: fronts.board.shards()[0]["open_holds"] == 1)
+    assert fronts.board.shards()[0]["expiries"] == 0
+
+
+def test_follower_says_how_far_it_is_until_it_is_closed(fronts: Fronts, front: Front) -> None:
+    path = front.directory(0)
+    follower = Follower(path, board_fd=fronts.board_fd, workers=1, shard=0)
+    until(lambda: follower.follow() == 0 and follower.lag == 0)
+    until(lambda: 0 in fronts.board.shards())
+    assert fronts.board.shards()[0]["follower_sequence"] == follower.sequence > 0
+    before = follower.sequence
+    say(front, order("more"))
+    until(lambda: follower.follow() > 0)
+    assert fronts.board.shards()[0]["follower_sequence"] == follower.sequence > before
+    follower.close()
+    assert fronts.board.shards()[0]["follower_sequence"] == 0
