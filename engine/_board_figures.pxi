@@ -11,7 +11,7 @@ cpdef enum ShardFigure:
     SHARD_SEQUENCE = 1                   # gauge, as the next six
     SHARD_DURABLE_SEQUENCE
     SHARD_JOBS_IN_FLIGHT
-    SHARD_OPEN_ORDERS
+    SHARD_OPEN_ORDERS                    # all that are in memory, before the shard's level has closed ones
     SHARD_OPEN_HOLDS
     SHARD_OPEN_BACKORDERS
     SHARD_EVICTED_ORDERS

@@ -25,7 +25,9 @@ cdef void random_id(Front* f, uint8_t* into, size_t words) noexcept nogil:
     cdef uint64_t word
     cdef size_t i
     for i in range(words):
-        word = front_random(f) | 1
+        word = front_random(f)
+        if word == 0:
+            word = 1
         memcpy(into + i * sizeof(uint64_t), &word, sizeof(uint64_t))
 
 
@@ -57,10 +59,11 @@ cdef inline bint parse_hex(const uint8_t* text, uint8_t* into) noexcept nogil:
 cdef void take_traceparent(Stream* s, const uint8_t* value, size_t size) noexcept nogil:
     cdef TraceParent parent
     cdef uint8_t flags
-    if s.parent != NULL or s.parent_refused:
+    cdef bint again = s.parent_seen
+    s.parent_seen = True
+    if again:
         free(s.parent)
         s.parent = NULL
-        s.parent_refused = True
         return
     if size != TRACEPARENT_BYTES or memcmp(value, b"00-", 3) != 0 or value[35] != c"-" or value[52] != c"-" \
             or not parse_id(value + 3, parent.trace_id, 16) or not parse_id(value + 36, parent.span_id, 8) \

@@ -126,7 +126,7 @@ cdef struct Stream:
     bint ending                          # it ends with `status_code` and `status` once the calls before are answered
     uint64_t deadline_ns
     TraceParent* parent                  # NULL: none, or none that counts
-    bint parent_refused                  # there were two
+    bint parent_seen
     uint32_t header_bytes
     # The request message that is being received.
     uint8_t prefix[5]

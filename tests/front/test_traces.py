@@ -117,7 +117,7 @@ def test_malformed_parent_is_ignored(fronts: Fronts, front: Front, parent: str) 
 
 
 def test_parent_that_was_sent_twice_is_ignored(fronts: Fronts, front: Front) -> None:
-    assert ask(front, SAMPLED, SAMPLED) == ask(front, SAMPLED, SAMPLED, SAMPLED) == OK
+    assert ask(front, SAMPLED, SAMPLED) == ask(front, SAMPLED, SAMPLED, SAMPLED) == ask(front, "", SAMPLED) == OK
     assert ask(front, SAMPLED) == OK
     assert len(spans(fronts, front, 1)) == 1
 

@@ -7,6 +7,7 @@ include "_histogram.pxi"
 include "_spans.pxi"
 include "_board_figures.pxi"
 include "_board.pxi"
+include "_quota.pxi"
 include "_marks.pxi"
 
 

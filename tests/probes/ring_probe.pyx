@@ -10,6 +10,7 @@ include "_histogram.pxi"
 include "_spans.pxi"
 include "_board_figures.pxi"
 include "_board.pxi"
+include "_quota.pxi"
 include "_ring.pxi"
 
 cdef extern from "<poll.h>" nogil:
