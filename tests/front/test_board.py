@@ -105,6 +105,7 @@ def test_board_cannot_be_cut_off_under_its_readers(board_fd: int) -> None:
     assert os.fstat(board_fd).st_size == (
         3 * (2 * LIMITS["BOARD_SLOT_BYTES"] + LIMITS["STAGES_BYTES"] + 128 + 128 * LIMITS["SPANS_KEPT"])
         + LIMITS["SHARDS_MAX"] * (LIMITS["MARK_PAGE_BYTES"] + LIMITS["SHARD_PAGE_BYTES"])
+        + 1024 * 16 * (1 + 3)  # quotas of callers
     )
     with pytest.raises(PermissionError):
         os.ftruncate(board_fd, 0)
