@@ -9,7 +9,7 @@ SETTING_NAMES = (
     "handshake_ms", "message_ms", "keepalive_ms", "keepalive_timeout_ms", "connection_age_ms", "age_grace_ms",
     "relay_bytes_per_turn", "relay_buffer_bytes", "relay_bytes_max", "relay_connect_ms", "overloaded_turn_us",
     "accept_lead_ppm", "shed_lead_ppm", "balance_ms", "handover_ms",
-    "archive_calls_max", "trace_ppm", "identity_calls_max",
+    "archive_calls_max", "trace_ppm", "measured_every", "identity_calls_max",
 )
 INVARIANT(len(SETTING_NAMES) * sizeof(uint64_t) == sizeof(FrontSettings), b"each setting has its name")
 
@@ -52,7 +52,7 @@ cdef class NativeFront:
         f.stages = board_stages(&f.board, worker)
         stages_clear(f.stages)
         f.spans = board_spans(&f.board, worker)
-        f.until_measured = METRICS_EVERY
+        f.until_measured = f.settings.measured_every
         f.random = int.from_bytes(_os.urandom(8), "little")
         f.input = <uint8_t*>malloc(INPUT_BYTES)
         f.output = <uint8_t*>malloc(OUTPUT_BYTES + FRAME_BYTES_MAX)

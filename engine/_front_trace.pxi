@@ -1,5 +1,5 @@
 # Which calls are measured and which are traced, what their callers say of that, and what becomes of their times. A call
-# in METRICS_EVERY is measured; a call is traced as its caller wants it, or by chance where it says nothing.
+# in `measured_every` is measured; a call is traced as its caller wants it, or by chance where it says nothing.
 
 cdef enum:
     TRACEPARENT_BYTES = 55               # version, trace id, parent id, flags in lower-case hex, with dashes between
@@ -88,7 +88,7 @@ cdef inline void measure_call(Stream* s, Call* call) noexcept nogil:
 cdef void begin_measure(Front* f, Stream* s, Call* call) noexcept nogil:
     call.measured = f.until_measured == 0
     if call.measured:
-        f.until_measured = METRICS_EVERY
+        f.until_measured = f.settings.measured_every
     if s.parent != NULL:
         call.traced = s.parent.sampled
     else:

@@ -297,7 +297,7 @@ cdef struct FrontSettings:
     uint64_t continuations_max, ping_strikes_max, ping_interval_ms
     uint64_t handshake_ms, message_ms, keepalive_ms, keepalive_timeout_ms, connection_age_ms, age_grace_ms
     uint64_t relay_bytes_per_turn, relay_buffer_bytes, relay_bytes_max, relay_connect_ms, overloaded_turn_us
-    uint64_t accept_lead_ppm, shed_lead_ppm, balance_ms, handover_ms, archive_calls_max, trace_ppm
+    uint64_t accept_lead_ppm, shed_lead_ppm, balance_ms, handover_ms, archive_calls_max, trace_ppm, measured_every
     uint64_t identity_calls_max
 
 cdef struct Front:

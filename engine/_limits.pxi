@@ -49,7 +49,6 @@ cdef extern from *:
         MARK_EVERY = 16384,                /* commands between two digest marks */
         SHARD_PAGE_BYTES = 4096,           /* figures of a shard, behind the marks */
         STAGES_BYTES = 8192,               /* histograms of a worker's stages, behind these */
-        METRICS_EVERY = 16,                /* calls of which one is measured */
         SPANS_KEPT = 4096,                 /* of each worker, until they are taken */
         RING_BYTES = 4 * 1024 * 1024,      /* what a ring holds; its header comes on top */
         RING_MESSAGE_BYTES_MAX = 64 * 1024 * 1024,
@@ -73,7 +72,7 @@ cdef extern from *:
     const int SAFETY_OVERRIDES_MAX, SHOPS_MAX, SKUS_MAX, ORDERS_MAX, DURATIONS_MAX
     const int BACKORDER_LOOKAHEAD_MAX, BACKORDER_PASSES_MAX, STEPS_MAX, IDEMPOTENCY_ENTRIES_DEFAULT, LEVEL_MAX
     const int WORKERS_MAX, SHARDS_MAX, BOARD_SLOT_BYTES, MARK_PAGE_BYTES, MARK_EVERY, RING_BYTES, RING_MESSAGE_BYTES_MAX
-    const int SHARD_PAGE_BYTES, STAGES_BYTES, METRICS_EVERY, SPANS_KEPT
+    const int SHARD_PAGE_BYTES, STAGES_BYTES, SPANS_KEPT
     const int64_t QUANTITY_MAX, STOCK_MAX, PRICE_MINOR_MAX, AMOUNT_MINOR_MAX, TIME_MS_MAX
     const int64_t RESERVE_TTL_MS_DEFAULT, RESERVE_TTL_MS_MAX, BUYER_WINDOW_MS_DEFAULT, BUYER_WINDOW_MS_MAX
     const int64_t IDEMPOTENCY_WINDOW_MS_DEFAULT

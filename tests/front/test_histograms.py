@@ -22,6 +22,7 @@ from engine._core import (
     Follower,
     board_create,
 )
+from engine.front_settings import DEFAULTS
 from everopen.v1 import inventory_service_pb2 as inventory
 from tests.front.calls import NOT_FOUND, OK, PLACE_ORDER, PLACE_ORDERS, place, place_batch, placed
 from tests.front.handing import Front, Fronts, ask, say, seed, until
@@ -120,7 +121,7 @@ def test_one_call_in_so_many_is_measured_and_its_stages_are_its_whole(fronts: Fr
         connection.call(PLACE_ORDER, *[b"\xff"])
         # Health is not counted; an answer may be with its caller a moment before it is counted.
         connection.call("/grpc.health.v1.Health/Check", b"")
-    measured = front.count("calls_native") // LIMITS["METRICS_EVERY"]
+    measured = front.count("calls_native") // DEFAULTS["measured_every"]
     assert measured >= 4
     until(lambda: sum(fronts.board.histograms()[0, "total"][0]) == measured)
     found = fronts.board.histograms()
