@@ -172,11 +172,14 @@ def percentile_us(bounds_ns: Sequence[int], counts: Sequence[int], percentile: f
 
 def show(status: dict[str, Any]) -> Group:
     """As a terminal shows it."""
-    return Group(_rates(status), _latencies(status), _workers(status), _shards(status), _refusals(status))
+    tables = (_rates(status), _latencies(status), _workers(status), _shards(status), _refusals(status))
+    return Group(*(part for table in tables for part in (table, "")))
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    # A title is not wrapped into the width of a small table.
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, min_width=len(title))
+    table.pad_edge, table.padding = False, (0, 2, 0, 0)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
     return table
