@@ -7,6 +7,19 @@ cdef extern from *:
 import base64 as _base64
 import json as _json
 
+cdef extern from *:
+    """
+    #include <arpa/inet.h>
+
+    /* An address as the front keeps it, in text; `into` has room for INET6_ADDRSTRLEN. */
+    static void front_address(const uint8_t* address, char* into) {
+        static const uint8_t mapped[12] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff };
+        int v4 = memcmp(address, mapped, sizeof mapped) == 0;
+        inet_ntop(v4 ? AF_INET : AF_INET6, address + (v4 ? sizeof mapped : 0), into, INET6_ADDRSTRLEN);
+    }
+    """
+    void front_address(const uint8_t* address, char* into) noexcept nogil
+
 cdef enum:
     CALLER_NAME_BYTES_MAX = 128
     CALLER_TEXT_BYTES_MAX = 2048         # as JSON, towards the control server
@@ -53,24 +66,40 @@ cdef bint owns_shop(const Stream* s, Span shop) noexcept nogil:
     return low < caller.shop_count and hash_equal(shops[low], wanted)
 
 
-# As the control server is told: base64 of JSON.
-cdef Span caller_text(const Stream* s) noexcept nogil:
+# As the control server is told, in base64: JSON, whose last field the front adds.
+cdef void put_caller(Buffer* out, const Stream* s) noexcept nogil:
     cdef const Answered* caller = s.credential.caller if s.credential != NULL else NULL
+    cdef const Peer* peer = s.connection.peer
+    cdef uint8_t text[CALLER_TEXT_BYTES_MAX + 1024]
+    cdef uint8_t* at = text
+    cdef uint8_t* end
     if caller == NULL or not caller.is_caller:
-        return span_of(ANONYMOUS_TEXT, <uint32_t>ANONYMOUS_TEXT_SIZE)
-    return span_of(name_of(caller) + caller.name_size, caller.text_size)
+        at = put_bytes(at, ANONYMOUS_TEXT, ANONYMOUS_TEXT_SIZE)
+    else:
+        at = put_bytes(at, name_of(caller) + caller.name_size, caller.text_size)
+    at = put_chars(at, b',"peer":"')
+    if peer == NULL:
+        at = put_chars(at, b"unix")
+    else:
+        front_address(peer.address, <char*>at)
+        at += strlen(<char*>at)
+    at = put_chars(at, b'"}')
+    end = put_base64(buffer_reserve(out, 2 * sizeof(text)), text, <size_t>(at - text))
+    buffer_end(out, end)
 
 
 cdef bytes relayed_text(str name, object scopes, object shops):
-    """A caller as the control server is told. A list of shops that has no room there is told as none at all."""
-    wanted = {"name": name, "scopes": sorted(scopes), "shops": None if shops is None else sorted(shops)}
+    """A caller as the control server is told, but for the end. Shops that have no room there are told as none."""
+    wanted = {"name": name, "scopes": sorted(SCOPE_NAMES.keys() & scopes)}
+    wanted["shops"] = None if shops is None else sorted(shops)
     text = _json.dumps(wanted, separators=(",", ":")).encode()
     if len(text) > CALLER_TEXT_BYTES_MAX:
         text = _json.dumps(wanted | {"shops": []}, separators=(",", ":")).encode()
-    return _base64.b64encode(text).rstrip(b"=")
+    INVARIANT(len(text) <= CALLER_TEXT_BYTES_MAX, b"a caller without its shops has room")
+    return text[:-1]
 
 
-_anonymous_text = relayed_text("anonymous", SCOPE_NAMES, None)
+_anonymous_text = relayed_text("anonymous", frozenset(SCOPE_NAMES), None)
 cdef const uint8_t* ANONYMOUS_TEXT = _anonymous_text
 cdef size_t ANONYMOUS_TEXT_SIZE = len(_anonymous_text)
 

@@ -34,6 +34,7 @@ cdef struct Credential:
     Credential* older
     uint32_t refs                        # the table's, a question's, and one of each stream
     uint8_t kind, state
+    bint listed                          # in the table
     uint32_t scopes
     uint64_t hash, epoch, token
     uint64_t until_ns                    # of REFUSED: CLOCK_MONOTONIC
@@ -106,6 +107,7 @@ cdef Credential* find_credential(Front* f, uint8_t kind, const uint8_t* data, si
     f.identity.buckets[hash % <uint64_t>CREDENTIAL_BUCKETS] = k
     f.identity.count_of += 1
     k.refs = 1
+    k.listed = True
     link_use(f, k)
     return k
 
@@ -131,6 +133,17 @@ cdef void unlink_use(Front* f, Credential* k) noexcept nogil:
         f.identity.oldest = k.newer
 
 
+# The first to go: those who try out credentials do not drive out those who have one.
+cdef void put_last(Front* f, Credential* k) noexcept nogil:
+    if not k.listed or k == f.identity.oldest:
+        return
+    unlink_use(f, k)
+    k.older = NULL
+    k.newer = f.identity.oldest
+    k.newer.older = k
+    f.identity.oldest = k
+
+
 # Streams that hold it go on with it.
 cdef void table_remove(Front* f, Credential* k) noexcept nogil:
     cdef Credential** at = &f.identity.buckets[k.hash % <uint64_t>CREDENTIAL_BUCKETS]
@@ -138,6 +151,7 @@ cdef void table_remove(Front* f, Credential* k) noexcept nogil:
         at = &at[0].next
     at[0] = k.next
     unlink_use(f, k)
+    k.listed = False
     f.identity.count_of -= 1
     credential_release(k)
 

@@ -85,17 +85,12 @@ cdef bint identify(Stream* s) noexcept nogil:
         return True
     if kind == 0:
         kind = CREDENTIAL_CERTIFICATE
-        secret = certificate_of(c)
+        secret = span_of(c.certificate.data, <uint32_t>c.certificate.size)
     if kind == CREDENTIAL_BAD or secret.size == 0:
         return go_on(s, REFUSED_CREDENTIAL)
     s.credential = find_credential(c.front, kind, secret.data, secret.size)
     s.credential.refs += 1
     return go_on(s, admit(s, False))
-
-
-# Empty: the peer showed none.
-cdef inline Span certificate_of(const Connection* c) noexcept nogil:
-    return span_of(c.certificate.data, <uint32_t>c.certificate.size)
 
 
 # A message of a stream is whole. False: its stream waits, or was refused, and the call with it.
@@ -111,6 +106,20 @@ cdef bint may_begin(Stream* s, Call* call) noexcept nogil:
 
 cdef inline bint is_asking(const Stream* s) noexcept nogil:
     return s.asking_from != NULL
+
+
+# Each sweep: a relayed stream, such as a watch, lasts no longer than what its caller may.
+cdef void recheck(Stream* s) noexcept nogil:
+    cdef const Identity* identity = &s.connection.front.identity
+    cdef const Credential* k = s.credential
+    cdef int admission
+    if not identity.required or s.scope == <uint8_t>SCOPE_ANYONE or is_asking(s):
+        return
+    if k != NULL and k.state == CREDENTIAL_KNOWN and k.epoch == identity.epoch and not has_expired(k):
+        return
+    admission = admit(s, False) if k != NULL else REFUSED_CREDENTIAL
+    if admission != REFUSED_BUSY:
+        go_on(s, admission)
 
 
 # `fresh`: Python has just said so; what has expired by now is not asked again.
@@ -270,6 +279,8 @@ cdef void take_answer(Front* f, Credential* k, Answered* answer) noexcept nogil:
     k.epoch = f.identity.epoch
     k.state = CREDENTIAL_KNOWN if answer.is_caller else CREDENTIAL_REFUSED
     k.until_ns = f.now_ns + REFUSED_NS
+    if k.state == CREDENTIAL_REFUSED:
+        put_last(f, k)
     k.expires_ms = answer.expires_ms
     k.scopes = answer.scopes
     k.payer = 0

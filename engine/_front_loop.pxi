@@ -350,6 +350,8 @@ cdef void sweep_connection(Front* f, Connection* c) noexcept nogil:
         elif f.draining and s.kind == STREAM_RELAYED and f.now_ns > f.drain_began_ns + DRAIN_RELAYED_NS:
             # A control server that goes on does not end its watches, and the drain waits for all.
             relay_give_up(s, CODE_UNAVAILABLE, b"DRAINING", b"The server is going down; watch elsewhere.")
+        elif s.relay != NULL:
+            recheck(s)
         s = following
     resume_if_room(c)
     guard_sweep(c)

@@ -177,10 +177,11 @@ cdef void add_field(Buffer* fields, const uint8_t* name, size_t name_size, const
 # Who calls, and that it is the front that says so: nobody but the engine's own processes knows the secret.
 cdef void add_caller(Buffer* fields, const Stream* s) noexcept nogil:
     cdef const Identity* identity = &s.connection.front.identity
-    cdef Span caller
+    cdef Buffer* caller = &s.connection.front.scratch
     if identity.relay_secret_size == 0:
         return
-    caller = caller_text(s)
+    caller.size = 0
+    put_caller(caller, s)
     add_field(fields, <const uint8_t*>b"everopen-caller-bin", 19, caller.data, caller.size, NGHTTP2_NV_FLAG_NO_INDEX)
     add_field(fields, <const uint8_t*>b"everopen-relay-bin", 18, identity.relay_secret, identity.relay_secret_size,
               NGHTTP2_NV_FLAG_NO_INDEX)

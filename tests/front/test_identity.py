@@ -222,16 +222,28 @@ def test_front_that_is_closed_lets_go_of_calls_that_wait(fronts: Fronts) -> None
     front.close()
 
 
-def test_table_forgets_what_was_not_used_for_longest(front: Front, answerer: Answerer) -> None:
+def test_flood_of_bad_credentials_does_not_drive_out_a_good_one(front: Front, answerer: Answerer) -> None:
     with Connection(front.address) as connection:
+        assert connection.answer(ask(connection, order(fresh_id()), TOKEN)).code == OK
         for number in range(4_200):
-            more = ("authorization", f"Bearer bad-{number}")
-            connection.answer(ask(connection, order("never"), more))
-            if number % 1_000 == 0:
-                assert connection.answer(ask(connection, order(fresh_id()), TOKEN)).code == OK
-        connection.answer(ask(connection, order(fresh_id()), TOKEN))
+            connection.answer(ask(connection, order("never"), ("x-api-key", f"bad-{number}")))
+        assert connection.answer(ask(connection, order(fresh_id()), TOKEN)).code == OK
     assert answerer.asked.count((BEARER, b"good")) == 1
     until(lambda: front.count("credentials_known") == 4_096)
+
+
+def test_table_forgets_who_was_not_heard_of_for_longest(front: Front, answerer: Answerer) -> None:
+    answerer.callers |= {f"good-{number}".encode(): Caller() for number in range(4_096)}
+    with Connection(front.address) as connection:
+        for number in range(4_096):
+            used = ask(connection, order("never"), ("x-api-key", f"good-{number}"))
+            assert connection.answer(used).code == OK
+            if number == 4_000:
+                # Used once more, so another one goes in its place.
+                connection.answer(ask(connection, order("never"), ("x-api-key", "good-0")))
+        for secret in ("new", "good-0", "good-1"):
+            connection.answer(ask(connection, order("never"), ("x-api-key", secret)))
+    assert [answerer.asked.count((KEY, secret)) for secret in (b"good-0", b"good-1", b"good-4095")] == [1, 2, 1]
 
 
 def test_answer_that_is_no_caller_is_refused(front: Front) -> None:
@@ -244,6 +256,7 @@ def test_answer_that_is_no_caller_is_refused(front: Front) -> None:
 # ---- scopes
 
 METHOD_SCOPES = _core.method_scopes()
+PEER = {"peer": "127.0.0.1"}
 
 
 def test_each_method_has_a_scope_of_its_own_choice() -> None:
@@ -301,10 +314,15 @@ async def test_control_server_is_told_who_calls_and_nobody_else_can_say_so(tmp_p
                 ("kept", "z"),
             )
             assert await unary(b"1", metadata=forged) == b"1"
-            assert told(control) == {"name": "anonymous", "scopes": sorted(ALL), "shops": None}
+            assert told(control) == {"name": "anonymous", "scopes": sorted(ALL), "shops": None} | PEER
             with Answerer(bare.front, {b"good": admin, b"few": replace(admin, scopes=frozenset({"cluster:read"}))}):
                 assert await unary(b"2", metadata=(*forged, TOKEN)) == b"2"
-                assert told(control) == {"name": "admin", "scopes": ["cluster:admin"], "shops": ["a", "b"]}
+                assert told(control) == {
+                    "name": "admin",
+                    "scopes": ["cluster:admin"],
+                    "shops": ["a", "b"],
+                    "peer": "127.0.0.1",
+                }
                 assert not [name for name, _ in control.metadata if name == "authorization"]
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await unary(b"3", metadata=(("x-api-key", "few"),))
@@ -321,3 +339,23 @@ def told(control: Control) -> object:
     assert sorted(reserved) == ["everopen-caller-bin", "everopen-relay-bin"]
     assert reserved["everopen-relay-bin"] == bytes(range(32))
     return json.loads(reserved["everopen-caller-bin"])
+
+
+async def test_watch_ends_when_its_caller_is_not_known_any_more(tmp_path: Path) -> None:
+    control = Control()
+    server = await start_control(tmp_path / "control", control)
+    callers: dict[bytes, Caller | None] = {b"good": Caller()}
+    with BareFront(tmp_path / "control") as bare, Answerer(bare.front, callers):
+        async with grpc.aio.insecure_channel(bare.address) as channel:
+            echo: Any = channel.stream_stream(f"/{SERVICE}/Echo")(metadata=(TOKEN,))
+            await echo.write(b"1")
+            assert await echo.read() == b"1"
+            bare.front.authenticate(True, 2)
+            # Asked again, and still known.
+            until(lambda: bare.count("credentials_asked") == 2)
+            await echo.write(b"2")
+            assert await echo.read() == b"2"
+            callers[b"good"] = None
+            bare.front.authenticate(True, 3)
+            assert await echo.code() == grpc.StatusCode.UNAUTHENTICATED
+    await server.stop(None)

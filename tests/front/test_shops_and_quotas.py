@@ -46,6 +46,7 @@ pytestmark = pytest.mark.native
 # ---- shops
 
 
+NONE = Caller(name="none", shops=frozenset())
 FEW = Caller(name="few", shops=frozenset({"shop", "own"}))
 OF: dict[str, Any] = {"shop_id": "other", "order_id": "order-x"}
 ORDER_REQUESTS: list[Message] = [
@@ -124,6 +125,11 @@ def test_what_writes_to_a_shop_that_is_not_the_callers_is_denied_whether_it_exis
         for shop_id in ("other", "never")
     ]
     assert [(a.code, reason(a)) for a in stock] == [(NOT_FOUND, "SHOP_NOT_FOUND")] * 2
+
+
+def test_caller_without_any_shop_is_denied_all(front: Front, answerer: Answerer) -> None:
+    answerer.callers[b"none"] = NONE
+    assert call(front, order("o"), ("x-api-key", "none")).code == PERMISSION_DENIED
 
 
 def test_malformed_request_of_another_shop_is_refused_as_ever(front: Front, answerer: Answerer) -> None:
