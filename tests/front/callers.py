@@ -22,7 +22,7 @@ from tests.front.handing import Front, Fronts, ask, seed, until
 from tests.front.http2 import Answer, Connection
 
 PERMISSION_DENIED, UNAUTHENTICATED = 7, 16
-BEARER, KEY = 1, 2
+BEARER, KEY, CERTIFICATE = 1, 2, 3
 ALL = frozenset(_core.SCOPE_NAMES)
 TOKEN = ("authorization", "Bearer good")
 

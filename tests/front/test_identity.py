@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,9 +20,11 @@ from engine import _core
 from everopen.v1 import cluster_service_pb2 as cluster
 from everopen.v1 import inventory_service_pb2 as inventory
 from everopen.v1 import order_service_pb2 as orders
+from tests.front.authority import Authority
 from tests.front.callers import (
     ALL,
     BEARER,
+    CERTIFICATE,
     KEY,
     PERMISSION_DENIED,
     TOKEN,
@@ -109,6 +113,31 @@ def test_whatever_is_wrong_with_a_credential_is_answered_alike(front: Front, ans
     assert reason(answers[0]) == "CREDENTIALS"
     assert front.count("calls_unauthenticated") == before + len(BAD)
     assert answerer.asked == [(BEARER, b"unknown")]
+
+
+def test_certificate_counts_where_no_other_credential_was_sent(tmp_path: Path, fronts: Fronts) -> None:
+    authority = Authority(tmp_path, "authority")
+    server, client = authority.issue("server"), authority.issue("client")
+    shown = ssl.PEM_cert_to_DER_cert(client.certificate.read_text())
+    front = fronts.start(hosting=False)
+    trusted = authority.certificate.read_bytes()
+    front.native.tls(server.certificate.read_bytes(), server.key.read_bytes(), trusted, False)
+    with socket.create_server(("127.0.0.1", 0)) as listening, Answerer(front.native, {shown: Caller()}) as answerer:
+        listening.setblocking(False)
+        front.native.listen(listening.fileno(), False, True)
+        context = ssl.create_default_context(cafile=str(authority.certificate))
+        context.set_alpn_protocols(["h2"])
+        codes = []
+        for shows in (False, True):
+            if shows:
+                context.load_cert_chain(*client.pair)
+            plain = socket.create_connection(listening.getsockname(), timeout=PATIENCE_S)
+            with Connection(context.wrap_socket(plain, server_hostname="localhost")) as connection:
+                codes += [connection.answer(ask(connection, order("o"), *more)).code for more in ((), (TOKEN,))]
+        # No shard is hosted here, which is heard of only by who is known.
+        assert codes == [UNAUTHENTICATED, UNAUTHENTICATED, UNAVAILABLE, UNAUTHENTICATED]
+    front.close()
+    assert answerer.asked == [(BEARER, b"good"), (CERTIFICATE, shown)]
 
 
 def test_health_asks_for_no_credential(front: Front, answerer: Answerer) -> None:
