@@ -9,7 +9,6 @@ include "_board_figures.pxi"
 include "_board.pxi"
 include "_quota.pxi"
 include "_marks.pxi"
-include "_quota.pxi"
 
 
 def index_of_ns(uint64_t ns):

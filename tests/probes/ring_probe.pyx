@@ -12,7 +12,6 @@ include "_board_figures.pxi"
 include "_board.pxi"
 include "_quota.pxi"
 include "_ring.pxi"
-include "_quota.pxi"
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
