@@ -251,7 +251,7 @@ cdef void end_request(Stream* s) noexcept nogil:
 
 # A stream of batches that ends with nothing in work: its trailers can go.
 cdef void reply_at_end(Stream* s) noexcept nogil:
-    if s.calls == NULL and s.backlog.size == 0:
+    if s.calls == NULL and s.backlog.size == 0 and not is_asking(s):
         if not s.answering:
             s.ending = True              # with OK and without any message
         reply_stream(s)

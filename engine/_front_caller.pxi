@@ -73,6 +73,8 @@ cdef void put_caller(Buffer* out, const Stream* s) noexcept nogil:
     cdef uint8_t text[CALLER_TEXT_BYTES_MAX + 1024]
     cdef uint8_t* at = text
     cdef uint8_t* end
+    if (caller == NULL or not caller.is_caller) and s.connection.front.identity.required:
+        return                           # nobody: the control server refuses what says nothing
     if caller == NULL or not caller.is_caller:
         at = put_bytes(at, ANONYMOUS_TEXT, ANONYMOUS_TEXT_SIZE)
     else:

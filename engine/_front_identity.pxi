@@ -81,6 +81,7 @@ cdef bint identify(Stream* s) noexcept nogil:
     cdef Connection* c = s.connection
     cdef Span secret = span_of(c.credential.data, <uint32_t>c.credential.size)
     cdef uint8_t kind = c.credential_kind
+    cdef int admission
     if s.scope == <uint8_t>SCOPE_ANYONE:
         return True
     if kind == 0:
@@ -90,7 +91,11 @@ cdef bint identify(Stream* s) noexcept nogil:
         return go_on(s, REFUSED_CREDENTIAL)
     s.credential = find_credential(c.front, kind, secret.data, secret.size)
     s.credential.refs += 1
-    return go_on(s, admit(s, False))
+    admission = admit(s, False)
+    # Until it is known to be good, it drives out nobody.
+    if s.credential.state != CREDENTIAL_KNOWN:
+        put_last(c.front, s.credential)
+    return go_on(s, admission)
 
 
 # A message of a stream is whole. False: its stream waits, or was refused, and the call with it.
@@ -115,7 +120,8 @@ cdef void recheck(Stream* s) noexcept nogil:
     cdef int admission
     if not identity.required or s.scope == <uint8_t>SCOPE_ANYONE or is_asking(s):
         return
-    if k != NULL and k.state == CREDENTIAL_KNOWN and k.epoch == identity.epoch and not has_expired(k):
+    if (k != NULL and k.state == CREDENTIAL_KNOWN and k.epoch == identity.epoch and k.scopes & s.scope
+            and not has_expired(k)):
         return
     admission = admit(s, False) if k != NULL else REFUSED_CREDENTIAL
     if admission != REFUSED_BUSY:
@@ -281,6 +287,9 @@ cdef void take_answer(Front* f, Credential* k, Answered* answer) noexcept nogil:
     k.until_ns = f.now_ns + REFUSED_NS
     if k.state == CREDENTIAL_REFUSED:
         put_last(f, k)
+    elif k.listed:
+        unlink_use(f, k)
+        link_use(f, k)
     k.expires_ms = answer.expires_ms
     k.scopes = answer.scopes
     k.payer = 0
@@ -301,11 +310,14 @@ cdef void stream_identified(Stream* s) noexcept nogil:
         return
     if s.kind == STREAM_BATCHES:
         call = s.calls
-        while call != NULL:
+        # One that is refused ends the stream, and the calls behind it are gone.
+        while call != NULL and not stream_is_over(s):
             following = call.next
-            if call.pending == 0 and not call.done and not stream_is_over(s):
+            if call.pending == 0 and not call.done:
                 dispatch(s, call)
             call = following
+        if s.end_received and s.calls == NULL and not stream_is_over(s):
+            reply_at_end(s)
     elif s.kind == STREAM_UNARY and s.end_received and s.calls != NULL:
         dispatch(s, s.calls)
 

@@ -65,6 +65,9 @@ cdef void refuse_quota(Stream* s, const char* description, int32_t pushback_ms) 
     cdef Fault fault
     cdef uint8_t* at
     tally(s.connection.front, CALLS_QUOTA_REFUSED, 1)
+    if s.relay != NULL and s.relay.response_begun:
+        relay_give_up(s, CODE_RESOURCE_EXHAUSTED, b"QUOTA", description)
+        return
     if s.relay != NULL:
         relay_reset(s, NGHTTP2_CANCEL)
     if s.ending or s.closed or s.kind == STREAM_REFUSED:

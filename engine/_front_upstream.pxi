@@ -319,13 +319,16 @@ cdef void upstream_turn(Upstream* u) noexcept nogil:
         upstream_write(u)
 
 
-# Whose caller is not known yet waits on.
+# Whose caller is not known yet waits on; who is not let in any more since it waits is refused.
 cdef void open_waiting(Upstream* u) noexcept nogil:
     cdef RelayStream* r = u.waiting.first
     cdef RelayStream* following
+    cdef Stream* s
     while r != NULL:
         following = r.next
-        if not is_asking(r.stream):
+        s = r.stream
+        recheck(s)
+        if s.relay == r and not is_asking(s):
             relay_open(r)
         r = following
 

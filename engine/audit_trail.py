@@ -7,6 +7,7 @@ for appending, so lines never mix; it is synced before anybody is told that what
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,12 +39,25 @@ class AuditTrail:
         """Raises OSError."""
         if self._fd >= 0:
             return
-        path = self._data_dir / AUDIT_TRAIL
-        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        give_to_owner(self._fd, self._data_dir)
+        self._fd = self._opened(self._data_dir / AUDIT_TRAIL)
         # A machine that died, or a full disk, may have left half a line: it stays, and the next one begins anew.
         size = os.fstat(self._fd).st_size
         self._torn = size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
+
+    def _opened(self, path: Path) -> int:
+        """Root writes here too: what the engine's user may have put there instead must not be written to, or given."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            fd = os.open(path, flags)
+            found = os.fstat(fd)
+            if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_uid == self._data_dir.stat().st_uid:
+                return fd
+            os.close(fd)
+            raise OSError(f"{path}: not a plain file of the data directory's owner") from None
+        give_to_owner(fd, self._data_dir)
+        return fd
 
     def write(
         self, caller: str, peer: str, method: str, code: str, summary: dict[str, Any] | None = None, **more: Any

@@ -272,5 +272,9 @@ class _Once(Collector):
 
 def render(sample: Sample, accept: str = "") -> tuple[bytes, str]:
     """The text and its content type, in the newest format that the header `accept` names."""
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except Exception:
+        # What a stranger asked for is no version of a format.
+        encode, content_type = choose_encoder("")
     return encode(_Once(sample)), content_type

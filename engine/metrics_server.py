@@ -72,14 +72,20 @@ class MetricsServer:
 
     async def _met(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, private: bool) -> None:
         self._connections += 1
+        done = False
         try:
             if self._connections <= CONNECTIONS_MAX:
                 # A peer that has gone, sends too much, or takes too long, is not answered.
                 with suppress(OSError, EOFError, asyncio.LimitOverrunError, TimeoutError):
                     await asyncio.wait_for(self._answer(reader, writer, private), REQUEST_S_MAX)
+                    done = True
         finally:
             self._connections -= 1
-            writer.close()
+            # Who does not read would hold what is left of the answer for as long as it likes.
+            if done:
+                writer.close()
+            else:
+                writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, private: bool) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -103,6 +109,8 @@ class MetricsServer:
             f"Content-Length: {len(answer.body)}",
             "Connection: close",
         )
+        # So that drain() waits for all of it.
+        writer.transport.set_write_buffer_limits(high=0)
         writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
         if method == "GET":
             writer.write(answer.body)

@@ -14,6 +14,7 @@ from typing import Any, Final
 import jwt
 import orjson
 import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -134,7 +135,7 @@ def parse_keys(data: bytes, file: str) -> list[TokenKey]:
     """A JWKS, or public keys and certificates in PEM. Raises IdentityError."""
     try:
         keys = _parse_jwks(data) if data.lstrip().startswith(b"{") else _parse_pem(data)
-    except (ValueError, TypeError, KeyError, AttributeError, jwt.PyJWTError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, UnsupportedAlgorithm, jwt.PyJWTError) as error:
         raise IdentityError(f"{file}: cannot be read: {error}") from None
     if not 1 <= len(keys) <= TOKEN_KEYS_MAX:
         raise IdentityError(f"{file}: {len(keys)} keys that prove a token; 1 to {TOKEN_KEYS_MAX} are possible")

@@ -159,3 +159,15 @@ def test_files_that_root_makes_are_the_engines_user_s(tmp_path: Path) -> None:
     owners = {path.name: path.stat().st_uid for path in tmp_path.iterdir()}
     assert owners == {AUDIT_TRAIL: 12_345, keys.KEYS: 12_345}
     assert len(keys.read(tmp_path)) == 1
+
+
+def test_what_is_no_file_of_the_owner_is_not_written_to(tmp_path: Path) -> None:
+    data_dir, other = tmp_path / "data", tmp_path / "other"
+    data_dir.mkdir()
+    other.write_bytes(b"of somebody else\n")
+    for put in (data_dir / AUDIT_TRAIL).symlink_to, (data_dir / AUDIT_TRAIL).hardlink_to:
+        put(other)
+        with AuditTrail(data_dir) as trail, pytest.raises(OSError, match=AUDIT_TRAIL):
+            trail.write("cli:root", "-", "keys make", "OK")
+        (data_dir / AUDIT_TRAIL).unlink()
+    assert other.read_bytes() == b"of somebody else\n"

@@ -92,6 +92,11 @@ def is_local(target: str) -> bool:
         return False
 
 
+def plain_options(target: str) -> list[tuple[str, int]]:
+    """Of a channel without TLS. What is for this machine must not go through a proxy that the environment names."""
+    return [*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)] if is_local(target) else CHANNEL_OPTIONS
+
+
 def stubs_of(channel: Any) -> dict[str, Any]:
     """By service."""
     return {

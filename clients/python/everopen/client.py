@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message import Message
 
 from everopen import methods
-from everopen.channels import CHANNEL_OPTIONS, CLUSTER, Secret, signed, stubs_of, wall_clock_ms
+from everopen.channels import CHANNEL_OPTIONS, CLUSTER, Secret, plain_options, signed, stubs_of, wall_clock_ms
 from everopen.errors import EveropenError, error_of_code, error_of_rpc
 from everopen.fields import (
     AdjustStockFields,
@@ -104,7 +104,7 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if credentials is None:
-            self._channel = grpc.insecure_channel(target, CHANNEL_OPTIONS)
+            self._channel = grpc.insecure_channel(target, plain_options(target))
         else:
             self._channel = grpc.secure_channel(target, credentials, CHANNEL_OPTIONS)
         self._stubs = stubs_of(signed(self._channel, target, credentials is not None, token, api_key))
