@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from engine.listen import Address, ListenError, UnixAddress, parse_address
+from engine.listen import Address, ListenError, UnixAddress, parse_address, private_listener
 
 BACKLOG: Final = 16
 TRACES_PATH: Final = "/v1/traces"
@@ -69,21 +69,16 @@ def _listen_unix(address: UnixAddress) -> socket.socket:
     """It takes the place of what is there in one step, so that nobody finds nothing in between."""
     path = Path(address.path)
     beside = f"{address.path}.{os.getpid()}"
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    umask = os.umask(0o177)
     try:
         if path.exists() and not path.is_socket():
             raise ListenError(f"cannot serve metrics on {address}: the file is there and is no socket")
         Path(beside).unlink(missing_ok=True)
-        listener.bind(beside)
-        listener.listen(BACKLOG)
-        os.replace(beside, path)
+        listener = private_listener(beside, BACKLOG)
+        try:
+            os.replace(beside, path)
+        except BaseException:
+            listener.close()
+            raise
     except OSError as error:
-        listener.close()
         raise ListenError(f"cannot serve metrics on {address}: {error.strerror or error}") from None
-    except BaseException:
-        listener.close()
-        raise
-    finally:
-        os.umask(umask)
     return listener

@@ -181,16 +181,21 @@ def _listen_unix(address: UnixAddress) -> socket.socket:
     """The file is for its owner alone. One that a dead engine left is replaced."""
     if len(os.fsencode(address.path)) > UNIX_PATH_BYTES_MAX:
         raise ListenError(f"cannot listen on {address}: a socket's path has at most {UNIX_PATH_BYTES_MAX} bytes")
+    try:
+        _remove_stale(address)
+        return private_listener(address.path, LISTEN_BACKLOG)
+    except OSError as error:
+        raise ListenError(f"cannot listen on {address}: {error.strerror}") from None
+
+
+def private_listener(path: str, backlog: int) -> socket.socket:
+    """A unix socket whose file, which must not be there yet, is for its owner alone. Raises OSError."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     # The mode is that of the moment of bind: a chmod afterwards would leave a gap.
     umask = os.umask(0o177)
     try:
-        _remove_stale(address)
-        listener.bind(address.path)
-        listener.listen(LISTEN_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ListenError(f"cannot listen on {address}: {error.strerror}") from None
+        listener.bind(path)
+        listener.listen(backlog)
     except BaseException:
         listener.close()
         raise
