@@ -70,10 +70,10 @@ cdef SSL_CTX* tls_context(bytes certificate, bytes key, bytes client_ca, bint cl
         raise MemoryError("no memory for TLS")
     try:
         tls_configure(context)
-        tls_take_certificate(context, certificate)
+        tls_take_all(context, certificate, tls_take_certificate, "certificate")
         tls_take_key(context, key)
         if client_ca is not None:
-            tls_take_authorities(context, client_ca)
+            tls_take_all(context, client_ca, tls_take_authority, "client_ca")
             SSL_CTX_set_verify(
                 context, SSL_VERIFY_PEER | (SSL_VERIFY_FAIL_IF_NO_PEER_CERT if client_required else 0), NULL)
         elif client_required:
@@ -108,20 +108,34 @@ cdef int tls_configure(SSL_CTX* context) except -1:
     return 0
 
 
-# The first certificate of a file is the server's own, the others lead from it to an authority.
-cdef int tls_take_certificate(SSL_CTX* context, bytes pem) except -1:
-    cdef X509* taken
+# What becomes of each certificate of a file, the first of which has number 0. 0: OpenSSL does not take it.
+ctypedef int (*certificate_taker)(SSL_CTX* context, X509* certificate, int number) noexcept nogil
+
+
+# The first certificate is the server's own, the others lead from it to an authority.
+cdef int tls_take_certificate(SSL_CTX* context, X509* certificate, int number) noexcept nogil:
+    if number == 0:
+        return SSL_CTX_use_certificate(context, certificate)
+    return SSL_CTX_add1_chain_cert(context, certificate)
+
+
+cdef int tls_take_authority(SSL_CTX* context, X509* certificate, int number) noexcept nogil:
+    return X509_STORE_add_cert(SSL_CTX_get_cert_store(context), certificate) \
+        and SSL_CTX_add_client_CA(context, certificate)
+
+
+cdef int tls_take_all(SSL_CTX* context, bytes pem, certificate_taker take, str name) except -1:
     cdef BIO* bio = tls_pem(pem)
+    cdef X509* certificate = PEM_read_bio_X509(bio, NULL, tls_no_passphrase, NULL)
     cdef int count = 0, ok = 1
-    taken = PEM_read_bio_X509(bio, NULL, tls_no_passphrase, NULL)
-    while taken != NULL and ok:
-        ok = SSL_CTX_add1_chain_cert(context, taken) if count else SSL_CTX_use_certificate(context, taken)
-        X509_free(taken)
+    while certificate != NULL and ok:
+        ok = take(context, certificate, count)
+        X509_free(certificate)
         count += 1
-        taken = PEM_read_bio_X509(bio, NULL, tls_no_passphrase, NULL) if ok else NULL
+        certificate = PEM_read_bio_X509(bio, NULL, tls_no_passphrase, NULL) if ok else NULL
     BIO_free(bio)
     if not ok or not count:
-        tls_complain("certificate: not usable" if count else "certificate: no certificate in PEM")
+        tls_complain(f"{name}: not usable" if count else f"{name}: no certificate in PEM")
     ERR_clear_error()
     return 0
 
@@ -137,23 +151,6 @@ cdef int tls_take_key(SSL_CTX* context, bytes pem) except -1:
     EVP_PKEY_free(key)
     if not ok:
         tls_complain("key: not that of the certificate")
-    return 0
-
-
-cdef int tls_take_authorities(SSL_CTX* context, bytes pem) except -1:
-    cdef X509* taken
-    cdef BIO* bio = tls_pem(pem)
-    cdef int count = 0, ok = 1
-    taken = PEM_read_bio_X509(bio, NULL, tls_no_passphrase, NULL)
-    while taken != NULL and ok:
-        ok = X509_STORE_add_cert(SSL_CTX_get_cert_store(context), taken) and SSL_CTX_add_client_CA(context, taken)
-        X509_free(taken)
-        count += 1
-        taken = PEM_read_bio_X509(bio, NULL, tls_no_passphrase, NULL) if ok else NULL
-    BIO_free(bio)
-    if not ok or not count:
-        tls_complain("client_ca: not usable" if count else "client_ca: no certificate in PEM")
-    ERR_clear_error()
     return 0
 
 

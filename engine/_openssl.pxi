@@ -8,7 +8,10 @@ cdef extern from "<openssl/ssl.h>" nogil:
         pass
     ctypedef struct SSL:
         pass
+    ctypedef struct X509_VERIFY_PARAM:
+        pass
     const SSL_METHOD* TLS_server_method() noexcept
+    const SSL_METHOD* TLS_client_method() noexcept
     SSL_CTX* SSL_CTX_new(const SSL_METHOD* method) noexcept
     void SSL_CTX_free(SSL_CTX* context) noexcept
     uint64_t SSL_CTX_set_options(SSL_CTX* context, uint64_t options) noexcept
@@ -28,6 +31,8 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int SSL_CTX_add_client_CA(SSL_CTX* context, X509* authority) noexcept
     X509_STORE* SSL_CTX_get_cert_store(const SSL_CTX* context) noexcept
     void SSL_CTX_set_verify(SSL_CTX* context, int mode, void* callback) noexcept
+    int SSL_CTX_load_verify_file(SSL_CTX* context, const char* path) noexcept
+    int SSL_CTX_set_alpn_protos(SSL_CTX* context, const unsigned char* protocols, unsigned int size) noexcept
     void SSL_CTX_set_verify_depth(SSL_CTX* context, int depth) noexcept
     ctypedef int (*alpn_chooser)(SSL*, const unsigned char**, unsigned char*, const unsigned char*, unsigned int,
                                  void*) noexcept nogil
@@ -42,6 +47,11 @@ cdef extern from "<openssl/ssl.h>" nogil:
     void SSL_free(SSL* tls) noexcept
     int SSL_set_fd(SSL* tls, int fd) noexcept
     void SSL_set_accept_state(SSL* tls) noexcept
+    void SSL_set_connect_state(SSL* tls) noexcept
+    X509_VERIFY_PARAM* SSL_get0_param(SSL* tls) noexcept
+    int X509_VERIFY_PARAM_set1_ip_asc(X509_VERIFY_PARAM* parameters, const char* address) noexcept
+    int SSL_set1_host(SSL* tls, const char* name) noexcept
+    int SSL_set_tlsext_host_name(SSL* tls, const char* name) noexcept
     int SSL_do_handshake(SSL* tls) noexcept
     int SSL_read(SSL* tls, void* into, int size) noexcept
     int SSL_write(SSL* tls, const void* data, int size) noexcept
@@ -49,6 +59,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     void SSL_set_shutdown(SSL* tls, int mode) noexcept
     int SSL_get_error(const SSL* tls, int result) noexcept
     int SSL_has_pending(const SSL* tls) noexcept
+    int SSL_pending(const SSL* tls) noexcept
     int SSL_session_reused(const SSL* tls) noexcept
     X509* SSL_get0_peer_certificate(const SSL* tls) noexcept
     long SSL_get_verify_result(const SSL* tls) noexcept
