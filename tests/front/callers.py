@@ -6,7 +6,6 @@ import select
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 from google.protobuf.message import Message
@@ -18,7 +17,7 @@ from tests.front.calls import (
     details,
     place,
 )
-from tests.front.handing import Front, Fronts, ask, seed, until
+from tests.front.handing import Front, ask, until
 from tests.front.http2 import Answer, Connection
 
 PERMISSION_DENIED, UNAUTHENTICATED = 7, 16
@@ -85,19 +84,6 @@ def reason(answer: Answer) -> str:
     info = error_details_pb2.ErrorInfo()
     assert details(answer).details[0].Unpack(info)
     return str(info.reason)
-
-
-@pytest.fixture
-def fronts(tmp_path: Path) -> Iterator[Fronts]:
-    with Fronts(tmp_path / "data") as running:
-        yield running
-
-
-@pytest.fixture
-def front(fronts: Fronts) -> Front:
-    front = fronts.start()
-    seed(front)
-    return front
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.front.fronts import FRONTS, TwoWorkers
+from tests.front.handing import Front, Fronts, seed
 from tests.front.hostile import THERE, Neighbour, guarded_server
 from tests.front.http2 import Connection
 from tests.serving import Client, Server
@@ -32,6 +33,21 @@ def connection(server: Server) -> Iterator[Connection]:
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
+
+
+@pytest.fixture
+def fronts(tmp_path: Path) -> Iterator[Fronts]:
+    """A native front, or several, in this process."""
+    with Fronts(tmp_path / "data") as made:
+        yield made
+
+
+@pytest.fixture
+def front(fronts: Fronts) -> Front:
+    """One, with something to sell."""
+    made = fronts.start()
+    seed(made)
+    return made
 
 
 @pytest.fixture(scope="module")

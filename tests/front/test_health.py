@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
@@ -16,12 +13,6 @@ pytestmark = pytest.mark.native
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 SERVICES = ("", "everopen.v1.OrderService", "everopen.v1.InventoryService")
-
-
-@pytest.fixture
-def fronts(tmp_path: Path) -> Iterator[Fronts]:
-    with Fronts(tmp_path / "data") as made:
-        yield made
 
 
 def check(connection: Connection, service: str = "") -> int:

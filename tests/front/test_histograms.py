@@ -8,7 +8,6 @@ import sys
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -25,7 +24,7 @@ from engine._core import (
 from engine.front_settings import DEFAULTS
 from everopen.v1 import inventory_service_pb2 as inventory
 from tests.front.calls import NOT_FOUND, OK, PLACE_ORDER, PLACE_ORDERS, place, place_batch, placed
-from tests.front.handing import Front, Fronts, ask, say, seed, until
+from tests.front.handing import Front, Fronts, ask, say, until
 from tests.front.http2 import Connection
 from tests.probes.board_probe import Owner, ShardFigure, index_of_ns, index_of_size
 from tests.serving import adjustment, order
@@ -49,19 +48,6 @@ while before.get((0, "total"), [0])[-1] < int(sys.argv[2]):
     before = now
 print(fell, before[0, "total"][-1])
 """
-
-
-@pytest.fixture
-def fronts(tmp_path: Path) -> Iterator[Fronts]:
-    with Fronts(tmp_path / "data") as started:
-        yield started
-
-
-@pytest.fixture
-def front(fronts: Fronts) -> Front:
-    started = fronts.start()
-    seed(started)
-    return started
 
 
 @pytest.fixture

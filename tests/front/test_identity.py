@@ -33,8 +33,6 @@ from tests.front.callers import (
     Caller,
     answerer,
     call,
-    front,
-    fronts,
     reason,
     refused_anonymously,
 )
@@ -54,7 +52,7 @@ from tests.front.http2 import Connection, prefixed
 from tests.front.relaying import SERVICE, BareFront, Control, start_control
 from tests.serving import batch, order
 
-__all__ = ["answerer", "front", "fronts"]
+__all__ = ["answerer"]
 pytestmark = pytest.mark.native
 
 # ---- credentials

@@ -20,8 +20,6 @@ from tests.front.callers import (
     Caller,
     answerer,
     call,
-    front,
-    fronts,
     reason,
     refused_anonymously,
 )
@@ -40,7 +38,7 @@ from tests.front.handing import Front, Fronts, ask, link, message, seed, until
 from tests.front.http2 import Answer, Connection
 from tests.serving import adjustment, order
 
-__all__ = ["answerer", "front", "fronts"]
+__all__ = ["answerer"]
 pytestmark = pytest.mark.native
 
 # ---- shops

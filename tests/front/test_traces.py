@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +25,6 @@ from tests.serving import order
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
-
-
-@pytest.fixture
-def fronts(tmp_path: Path) -> Iterator[Fronts]:
-    with Fronts(tmp_path / "data") as started:
-        yield started
-
-
-@pytest.fixture
-def front(fronts: Fronts) -> Front:
-    started = fronts.start()
-    seed(started)
-    return started
 
 
 def ask(front: Front, *parents: str, path: str = PLACE_ORDER, request: bytes | None = None) -> int | None:
