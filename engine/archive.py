@@ -32,7 +32,9 @@ from engine.limits import (
     ARCHIVE_S_MAX,
     LISTEN_BACKLOG,
 )
+from engine.listen import private_listener
 from engine.logs import configure
+from engine.peers import admits_stream
 
 # Below that of the workers, to which orders come.
 NICE = 5
@@ -56,6 +58,8 @@ class Archive:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A connection, until its end; a frame that cannot be read ends it too."""
+        if not admits_stream(writer, "archive"):
+            return
         try:
             while True:
                 frame = await reader.readexactly(_checked(await reader.readexactly(_SIZE.size)))
@@ -217,8 +221,8 @@ async def work(channel: Channel) -> None:
     heard = messages(channel, lambda: ({"path": start["path"]}, []))
     start = await anext(heard)
     archive = Archive([Path(directory) for directory in start["directories"]])
-    # asyncio replaces what a dead one left there.
-    server = await asyncio.start_unix_server(archive.serve, start["path"], backlog=LISTEN_BACKLOG)
+    listener = private_listener(start["path"], LISTEN_BACKLOG, replace=True)
+    server = await asyncio.start_unix_server(archive.serve, sock=listener, backlog=LISTEN_BACKLOG)
     channel.say("listening")
     # Kept, since a loop forgets tasks that nobody holds.
     beating = asyncio.create_task(beats(channel))

@@ -18,10 +18,9 @@ import orjson
 
 from engine.errors import EveropenError
 from engine.limits import CHANNEL_FDS_MAX, CHANNEL_MESSAGE_BYTES_MAX
+from engine.peers import Peer
 
 _INT = struct.Struct("i")
-# struct ucred of <sys/socket.h>
-_CREDENTIALS = struct.Struct("iII")
 
 
 class ChannelError(EveropenError):
@@ -94,6 +93,9 @@ class Channel:
         found = Channel.to(path)
         if found is None:
             return
+        if not found.peer.is_ours:
+            found.close()
+            return
         try:
             found.send("hello", fds, **hello)
         except ChannelError:
@@ -104,12 +106,8 @@ class Channel:
         self.orphaned = False
 
     @property
-    def peer(self) -> tuple[int, int]:
-        """Process and user at the other end, as the kernel saw them when it connected."""
-        pid, uid, _ = _CREDENTIALS.unpack(
-            self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
-        return pid, uid
+    def peer(self) -> Peer:
+        return Peer.of(self._socket)
 
     def receive(self) -> Message | None:
         """None once the other side has ended. Raises BlockingIOError if there is nothing yet."""

@@ -24,6 +24,7 @@ from engine.call_log import CallLog
 from engine.channel import Channel
 from engine.child import adopted, beats, messages, run_to_the_end
 from engine.control_identity import ControlIdentity
+from engine.doorkeeper import Doorkeeper
 from engine.limits import LIMITS
 from engine.logs import configure
 from engine.observing import Observing
@@ -122,7 +123,7 @@ def to_proto(known: PartitionMap) -> cluster_pb2.PartitionMap:
     return made
 
 
-def make_server(cluster: Cluster, path: str, identity: ControlIdentity) -> grpc.aio.Server:
+def make_server(cluster: Cluster, identity: ControlIdentity) -> grpc.aio.Server:
     server = grpc.aio.server(
         interceptors=[CallLog(), identity],
         options=[
@@ -145,8 +146,6 @@ def make_server(cluster: Cluster, path: str, identity: ControlIdentity) -> grpc.
         ],
         server,
     )
-    # gRPC replaces what a dead one left there.
-    server.add_insecure_port(f"unix:{path}")
     return server
 
 
@@ -165,8 +164,10 @@ async def work(channel: Channel) -> None:
     board = Board(start.fds[0], len(start["workers"]))
     cluster = Cluster(board, start.fields)
     identity = ControlIdentity(bytes.fromhex(start["relay_secret"]), AuditTrail(Path(start["data_dir"])))
-    server = make_server(cluster, start["path"], identity)
+    server = make_server(cluster, identity)
+    door = Doorkeeper(server, start["path"])
     await server.start()
+    await door.open()
     observing = Observing(board, start.fields)
     await observing.begin()
     channel.say("listening")
@@ -180,6 +181,7 @@ async def work(channel: Channel) -> None:
                 channel.say("seen")
             case "drain":
                 cluster.end_watches()
+                door.close()
                 observing.end()
                 stopping = asyncio.create_task(server.stop(GRACE_S))
             case "close":

@@ -54,6 +54,8 @@ SNAPSHOT_BYTES_PER_S: Final = 64 * 1024**2
 # Connects that wait for a worker to accept them; the kernel may allow less.
 LISTEN_BACKLOG: Final = 4_096
 LISTEN_ADDRESSES_MAX: Final = 16
+# Of fronts to a control server. A worker has one, and another one while it is replaced.
+CONTROL_CONNECTIONS_MAX: Final = 256
 # One message between the supervisor and a child, and the descriptors that may ride along (the kernel's SCM_MAX_FD).
 CHANNEL_MESSAGE_BYTES_MAX: Final = 160 * 1024
 CHANNEL_FDS_MAX: Final = 253
@@ -129,6 +131,7 @@ _demand(LIMITS["RECORD_COMMAND_BYTES_MAX"] < LIMITS["RING_BYTES"] // 4 - 64, "a 
 _demand(LIMITS["MESSAGE_BYTES_MAX"] < LIMITS["RING_MESSAGE_BYTES_MAX"], "a message fits a link, its head included")
 _demand(2 * LISTEN_ADDRESSES_MAX + 2 <= CHANNEL_FDS_MAX, "what a worker begins with fits a message")
 _demand(2 * LIMITS["RECORD_BYTES_MAX"] <= ARCHIVE_FRAME_BYTES_MAX // 2, "an order, and as much again, fits a batch")
+_demand(4 * LIMITS["WORKERS_MAX"] <= CONTROL_CONNECTIONS_MAX, "every front may come twice, and be replaced meanwhile")
 _demand(RESTART_S_MIN < RESTART_S_MAX < RESTART_RESET_S, "a child that dies at once each time waits ever longer")
 _demand(3 * ORPHAN_RETRY_S < HELLO_S_MAX, "an orphan tries more than once before it is given up")
 _demand(2 * BEAT_S < FOLLOWER_QUIET_S_MAX < FOLLOWER_SILENT_S_MAX, "one missed beat makes nobody quiet")

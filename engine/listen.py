@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -188,20 +188,31 @@ def _listen_unix(address: UnixAddress) -> socket.socket:
         raise ListenError(f"cannot listen on {address}: {error.strerror}") from None
 
 
-def private_listener(path: str, backlog: int) -> socket.socket:
-    """A unix socket whose file, which must not be there yet, is for its owner alone. Raises OSError."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    # The mode is that of the moment of bind: a chmod afterwards would leave a gap.
-    umask = os.umask(0o177)
+def private_listener(
+    path: str, backlog: int, kind: int = socket.SOCK_STREAM, *, replace: bool = False
+) -> socket.socket:
+    """A unix socket whose file is for its owner alone. replace: what a dead one left there. Raises OSError."""
+    listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
     try:
-        listener.bind(path)
+        if replace:
+            Path(path).unlink(missing_ok=True)
+        with private_mode():
+            listener.bind(path)
         listener.listen(backlog)
     except BaseException:
         listener.close()
         raise
+    return listener
+
+
+@contextlib.contextmanager
+def private_mode() -> Iterator[None]:
+    """The mode of a socket is that of the moment of bind: a chmod afterwards would leave a gap."""
+    umask = os.umask(0o177)
+    try:
+        yield
     finally:
         os.umask(umask)
-    return listener
 
 
 def _remove_stale(address: UnixAddress) -> None:

@@ -18,6 +18,7 @@ import orjson
 from engine.endpoints import listen
 from engine.listen import Address, UnixAddress
 from engine.metrics import render
+from engine.peers import admits_stream
 from engine.sampling import Sample
 
 HEAD_BYTES_MAX: Final = 8_192
@@ -71,6 +72,8 @@ class MetricsServer:
         self._files.clear()
 
     async def _met(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, private: bool) -> None:
+        if private and not admits_stream(writer, "status"):
+            return
         self._connections += 1
         done = False
         try:

@@ -24,7 +24,8 @@ from typing import NamedTuple
 import orjson
 
 from engine.errors import JournalLocked
-from engine.limits import PREDECESSOR_S_MAX
+from engine.limits import LISTEN_BACKLOG, PREDECESSOR_S_MAX
+from engine.listen import private_listener
 
 LOCK = "lock"
 CHILDREN_LOCK = "lock.children"
@@ -169,9 +170,4 @@ def _is_private(folder: Path) -> bool:
 
 def supervisor_socket(folder: Path) -> socket.socket:
     """Where orphans say hello, and `everopen upgrade` says what it wants."""
-    path = folder / SUPERVISOR_SOCKET
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    listener.bind(str(path))
-    listener.listen()
-    return listener
+    return private_listener(str(folder / SUPERVISOR_SOCKET), LISTEN_BACKLOG, socket.SOCK_SEQPACKET, replace=True)

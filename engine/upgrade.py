@@ -26,6 +26,7 @@ from engine.audit_trail import recorded
 from engine.channel import Channel, ChannelError, Message
 from engine.errors import EveropenError
 from engine.limits import CLOSE_S_MAX, DRAIN_S_MAX, SUCCESSOR_S_MAX, UPGRADE_START_S_MAX
+from engine.peers import admits
 
 if TYPE_CHECKING:
     from engine.place import Member, Place
@@ -81,6 +82,9 @@ class Caller:
                 self.close()
 
     def done(self, failure: str = "") -> None:
+        if not admits(caller, "supervisor"):
+            caller.close()
+            return None
         self.say("done", failure=failure)
         self.close()
 
