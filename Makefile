@@ -13,6 +13,9 @@ NATIVE := setup.py $(wildcard engine/*.pyx engine/*.pxi engine/*.pxd engine/*.h 
 PROBES := $(wildcard tests/probes/*.pyx bench/*.pyx)
 CHECKED := engine clients/python bench tests scripts setup.py
 
+# By whole files, so that what a file's tests share is made once; tests/conftest.py puts the longest first.
+TOGETHER := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 # Two shells may build one tree at the same time; the lock lets one of them wait instead of breaking both.
 LOCKED = @mkdir -p build && flock build/.lock $(MAKE)
 
@@ -28,9 +31,10 @@ build: ## make .venv, the stubs and the native core; takes no time when nothing 
 demo: build ## build, then see it take orders
 	.venv/bin/everopen demo
 
-test: build ## build, then run the tests in their ordinary budget
+test: build ## build, then run the tests in their ordinary budget: two at a time, then those that must be alone
 	$(LOCKED) $(STAMPS)/probes
-	$(PYTHON) -m pytest tests -m "not long"
+	together=0; $(PYTHON) -m pytest tests -m "not long and not alone" $(TOGETHER) || together=$$?; \
+	$(PYTHON) -m pytest tests -m "alone and not long" && exit $$together
 
 check: build ## lint, types and tidiness
 	$(PYTHON) -m ruff check $(CHECKED)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,12 +11,22 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from tests.desk import Desk
 
+TESTS = Path(__file__).resolve().parent
 
 # A fixed seed makes a red CI repeatable; a developer's own runs look for new examples, and make fuzz looks longest.
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("ordinary", deadline=None)
 settings.register_profile("long", max_examples=5_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "ordinary"))
+
+
+# Those that take longest, longest first: two processes that take whole files then end together.
+LONG_FILES = ("test_differential.py", "faults/test_simulated.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {TESTS / name: rank for rank, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture

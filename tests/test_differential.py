@@ -21,6 +21,7 @@ from tests.reference_fields import INTERNAL, PLACE_ORDER, REQUESTS
 from tests.shrinking import shrink
 
 PROCESSES = 2
+LEAST_PRIORITY = 19
 RUN_COMMANDS = 2_500
 # The model is slow where every step looks at long queues of long orders: such runs are short.
 LONG_QUEUES_COMMANDS = 600
@@ -123,7 +124,8 @@ def seeds_for(commands: int, first: int) -> list[int]:
 def run_seeds(seeds: list[int], folder: Path) -> None:
     # Not forked: a child must not inherit what the test process loaded.
     context = multiprocessing.get_context("spawn")
-    with context.Pool(PROCESSES) as pool:
+    # They compute all the time: who waits for an engine's processes meanwhile comes first.
+    with context.Pool(PROCESSES, os.nice, (LEAST_PRIORITY,)) as pool:
         for report in pool.imap_unordered(_run_one, [(seed, folder) for seed in seeds], chunksize=4):
             if report:
                 pool.terminate()

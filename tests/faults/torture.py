@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 import sys
 import time
@@ -18,6 +19,7 @@ from tests.faults.steps import Mix, mix_of, steps_of
 from tests.shrinking import shrink
 
 PROCESSES = 2
+LEAST_PRIORITY = 19
 CHUNK_SEEDS = 25
 PROGRESS_EVERY_S = 10.0
 
@@ -61,7 +63,9 @@ def run_many(seeds: Iterable[int], mutant: str = "") -> Iterator[Outcome]:
     """Chunk by chunk, as they are done; ends after the first that failed."""
     chunks = iter(seeds)
     # Not forked: a child must not inherit what the starting process loaded.
-    with ProcessPoolExecutor(PROCESSES, multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    # They compute all the time: who waits for an engine's processes meanwhile comes first.
+    with ProcessPoolExecutor(PROCESSES, context, os.nice, (LEAST_PRIORITY,)) as pool:
         waiting: dict[Future[Outcome], list[int]] = {}
         while True:
             while len(waiting) < 2 * PROCESSES and (chunk := list(islice(chunks, CHUNK_SEEDS))):
