@@ -59,7 +59,12 @@ def listening(orphans: Iterable[Orphan]) -> Inherited:
     """The sockets of the engine that they belong to; those in it are no more among their descriptors."""
     found = Inherited()
     for orphan in orphans:
-        if "worker" not in orphan.state or not orphan.fds:
+        if not orphan.fds:
+            continue
+        if "worker" not in orphan.state:
+            # The control server's.
+            if found.metrics is None:
+                found.metrics = socket.socket(fileno=orphan.fds.pop(0))
             continue
         count = orphan.state["shared_listeners"]
         shared, direct = orphan.fds[1 : 1 + count], orphan.fds[1 + count :]
@@ -91,6 +96,7 @@ def gather(children: Children, meeting: socket.socket, fingerprint: str) -> list
     if not any("worker" in orphan.state for orphan in found):
         # Nobody has the board and the sockets any more, so the rest is of no use.
         for orphan in found:
+            orphan.close_fds()
             orphan.channel.close()
             waiting[orphan.pid] = (Process(orphan.pid, 0, orphan.name), orphan.pidfd)
         found.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,8 @@ SERVICES = (
 
 async def work(channel: Channel) -> None:
     """Until the supervisor says `close`."""
-    heard = messages(channel, lambda: ({"path": start["path"], "relay_secret": start["relay_secret"]}, []))
+    # Besides the board it is given the socket of the metrics, if there is one; the next supervisor gets that back.
+    heard = messages(channel, lambda: ({"path": start["path"], "relay_secret": start["relay_secret"]}, start.fds[1:]))
     start = await anext(heard)
     board = Board(start.fds[0], len(start["workers"]))
     cluster = Cluster(board, start.fields)
@@ -168,7 +170,7 @@ async def work(channel: Channel) -> None:
     door = Doorkeeper(server, start["path"])
     await server.start()
     await door.open()
-    observing = Observing(board, start.fields)
+    observing = Observing(board, start.fields, [socket.socket(fileno=os.dup(fd)) for fd in start.fds[1:]])
     await observing.begin()
     channel.say("listening")
     # Kept, since a loop forgets tasks that nobody holds.

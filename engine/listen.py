@@ -92,6 +92,7 @@ class Inherited:
 
     shared: list[socket.socket] = field(default_factory=list)
     direct: dict[int, list[socket.socket]] = field(default_factory=dict)
+    metrics: socket.socket | None = None
 
 
 @dataclass
@@ -103,6 +104,8 @@ class Listeners:
     # By worker, in the order of the shared ones.
     direct: list[list[socket.socket]] = field(default_factory=list)
     direct_addresses: list[list[str]] = field(default_factory=list)
+    # Where metrics are served, if anywhere. One control server after the other serves them there.
+    metrics: socket.socket | None = None
     # Path and inode of each socket file that was made here.
     _files: list[tuple[str, int]] = field(default_factory=list)
 
@@ -124,6 +127,18 @@ class Listeners:
                 self.direct[worker].append(listener)
                 self.direct_addresses[worker].append(bound)
 
+    def open_metrics(self, address: Address | UnixAddress, inherited: socket.socket | None) -> None:
+        """Raises ListenError."""
+        try:
+            self.metrics, _ = self._listen(address, inherited)
+        except ListenError as error:
+            raise ListenError(f"metrics: {error}") from None
+
+    @property
+    def for_control(self) -> list[int]:
+        """Descriptors that a control server is given."""
+        return [] if self.metrics is None else [self.metrics.fileno()]
+
     def close(self) -> None:
         """No connect is accepted any more once the workers have closed theirs too."""
         for path, inode in self._files:
@@ -132,7 +147,8 @@ class Listeners:
                 if os.lstat(path).st_ino == inode:
                     os.unlink(path)
         self._files.clear()
-        for listener in (*self.shared, *(listener for listeners in self.direct for listener in listeners)):
+        direct = (listener for listeners in self.direct for listener in listeners)
+        for listener in (*self.shared, *direct, *([self.metrics] if self.metrics else [])):
             listener.close()
 
     def _listen(self, address: Address | UnixAddress, inherited: socket.socket | None) -> tuple[socket.socket, str]:
@@ -218,10 +234,12 @@ def private_mode() -> Iterator[None]:
 def _remove_stale(address: UnixAddress) -> None:
     path = Path(address.path)
     try:
-        mode = path.lstat().st_mode
+        found = path.lstat()
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(mode):
+    if found.st_uid != os.getuid():
+        raise ListenError(f"cannot listen on {address}: the file is there and belongs to another user")
+    if not stat.S_ISSOCK(found.st_mode):
         raise ListenError(f"cannot listen on {address}: the file is there and is no socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as caller:
         # Nobody listens: refused. Anything else, a full backlog too, is somebody who does.

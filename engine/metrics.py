@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from engine.partition_map import ShardState, WorkerState
 from engine.sampling import Histogram, Sample
 
+Encoder = Callable[[Collector], bytes]
 NS: Final = 1_000_000_000
 PPM: Final = 1_000_000
 
@@ -270,11 +271,16 @@ class _Once(Collector):
         return families(self._sample)
 
 
-def render(sample: Sample, accept: str = "") -> tuple[bytes, str]:
-    """The text and its content type, in the newest format that the header `accept` names."""
+def format_for(accept: str) -> tuple[Encoder, str]:
+    """The newest format that the header `accept` names, and its content type. There are few."""
     try:
-        encode, content_type = choose_encoder(accept)
+        return choose_encoder(accept)
     except Exception:
         # What a stranger asked for is no version of a format.
-        encode, content_type = choose_encoder("")
+        return choose_encoder("")
+
+
+def render(sample: Sample, accept: str = "") -> tuple[bytes, str]:
+    """The text and its content type."""
+    encode, content_type = format_for(accept)
     return encode(_Once(sample)), content_type

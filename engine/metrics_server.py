@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import orjson
 
-from engine.endpoints import listen
-from engine.listen import Address, UnixAddress
-from engine.metrics import render
+from engine.listen import private_listener
+from engine.metrics import format_for, render
 from engine.peers import admits_stream
 from engine.sampling import Sample
 
@@ -25,9 +26,10 @@ HEAD_BYTES_MAX: Final = 8_192
 REQUEST_S_MAX: Final = 5.0
 # At one time; a scraper has one.
 CONNECTIONS_MAX: Final = 16
+BACKLOG: Final = 16
+# A storm of scrapes costs as much as four a second.
+FRESH_S: Final = 0.25
 TEXT: Final = "text/plain; charset=utf-8"
-
-T = TypeVar("T")
 
 
 class Answer(NamedTuple):
@@ -37,28 +39,32 @@ class Answer(NamedTuple):
 
 
 class MetricsServer:
-    def __init__(self, sample: Callable[[], Sample]) -> None:
+    def __init__(self, sample: Callable[[], Sample], now_s: Callable[[], float] = time.monotonic) -> None:
         """sample: may take its time, and may be called from any thread, though never by two at a time."""
         self._sample = sample
+        self._now_s = now_s
         self._one_at_a_time = asyncio.Lock()
+        # What was answered of the last sample, by what it is, and until when that is answered again.
+        self._answers: dict[str, Answer] = {}
+        self._fresh_until_s = 0.0
+        self._last: Sample
         self._connections = 0
         self._servers: list[asyncio.Server] = []
-        # Path and inode of each socket file.
+        # Path and inode of each socket file that was made here.
         self._files: list[tuple[Path, int]] = []
 
-    async def serve(self, address: Address | UnixAddress, *, private: bool) -> int:
-        """private: only the user of this engine can come there. The port; 0: a unix socket. Raises ListenError."""
-        listener = listen(address)
+    async def serve_status(self, path: str) -> None:
+        """For the engine's own user, to whom /status is answered too. Raises OSError."""
+        listener = private_listener(path, BACKLOG, replace=True)
+        self._files.append((Path(path), os.lstat(path).st_ino))
+        await self.serve(listener, private=True)
 
+    async def serve(self, listener: socket.socket, *, private: bool = False) -> None:
         async def met(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await self._met(reader, writer, private)
 
-        if isinstance(address, UnixAddress):
-            self._files.append((Path(address.path), os.lstat(address.path).st_ino))
-            self._servers.append(await asyncio.start_unix_server(met, sock=listener, limit=HEAD_BYTES_MAX))
-            return 0
-        self._servers.append(await asyncio.start_server(met, sock=listener, limit=HEAD_BYTES_MAX))
-        return int(listener.getsockname()[1])
+        start = asyncio.start_unix_server if listener.family == socket.AF_UNIX else asyncio.start_server
+        self._servers.append(await start(met, sock=listener, limit=HEAD_BYTES_MAX, backlog=BACKLOG))
 
     def close(self) -> None:
         for server in self._servers:
@@ -98,12 +104,14 @@ class MetricsServer:
         if method not in ("GET", "HEAD"):
             answer = Answer("405 Method Not Allowed", TEXT, b"only GET\n")
         elif path == "/metrics":
-            body, content_type = await self._in_thread(lambda sample: render(sample, fields.get("accept", "")))
-            answer = Answer("200 OK", content_type, body)
+            accept = fields.get("accept", "")
+            answer = await self._lately(format_for(accept)[1], lambda sample: metrics(sample, accept))
         elif path == "/healthz":
-            answer = await self._in_thread(healthz)
+            answer = await self._lately(path, healthz)
         elif path == "/status" and private:
-            answer = Answer("200 OK", "application/json", await self._in_thread(orjson.dumps))
+            async with self._one_at_a_time:
+                body = await asyncio.to_thread(lambda: orjson.dumps(self._sample()))
+            answer = Answer("200 OK", "application/json", body)
         else:
             answer = Answer("404 Not Found", TEXT, b"/metrics or /healthz\n")
         lines = (
@@ -119,9 +127,21 @@ class MetricsServer:
             writer.write(answer.body)
         await writer.drain()
 
-    async def _in_thread(self, make: Callable[[Sample], T]) -> T:
+    async def _lately(self, what: str, make: Callable[[Sample], Answer]) -> Answer:
+        """However many ask, there is one sample in FRESH_S, and of that one answer of each kind."""
         async with self._one_at_a_time:
-            return await asyncio.to_thread(lambda: make(self._sample()))
+            if self._now_s() >= self._fresh_until_s:
+                self._answers.clear()
+                self._last = await asyncio.to_thread(self._sample)
+                self._fresh_until_s = self._now_s() + FRESH_S
+            if what not in self._answers:
+                self._answers[what] = await asyncio.to_thread(make, self._last)
+            return self._answers[what]
+
+
+def metrics(sample: Sample, accept: str) -> Answer:
+    body, content_type = render(sample, accept)
+    return Answer("200 OK", content_type, body)
 
 
 def healthz(sample: Sample) -> Answer:

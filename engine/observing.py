@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from engine._core import HISTOGRAM_BOUNDS_NS, SIZE_BOUNDS, Board
-from engine.listen import ListenError, UnixAddress, parse_address
 from engine.metrics_server import MetricsServer
 from engine.runtime import STATUS_SUFFIX
 from engine.sampling import Sample, Sampler
 
 # How often totals are brought up to date: a worker that dies takes along what it counted since.
 SAMPLE_S: Final = 1.0
-# After that it is tried again to listen where somebody else does; each time after twice as long.
-LISTEN_AGAIN_S: Final = 1.0
-LISTEN_AGAIN_S_MAX: Final = 60.0
 TOTALS: Final = "totals.json"
 
 log = structlog.get_logger()
 
 
 class Observing:
-    def __init__(self, board: Board, start: dict[str, Any]) -> None:
-        """start: what the supervisor said first."""
+    def __init__(self, board: Board, start: dict[str, Any], metrics: Sequence[socket.socket]) -> None:
+        """start: what the supervisor said first. metrics: the socket where they are served, or none."""
         folder = Path(start["path"]).parent
         directories = [Path(path) for path in start.get("directories", [])]
         bounds = (HISTOGRAM_BOUNDS_NS, SIZE_BOUNDS)
@@ -36,7 +34,7 @@ class Observing:
         self._one_at_a_time = threading.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._status = f"{start['path']}{STATUS_SUFFIX}"
-        self._metrics: str | None = start.get("metrics_listen")
+        self._metrics = metrics
         self._spans: Any = None
         if start.get("otlp_endpoint"):
             # Takes a tenth of a second, which nobody pays who exports nothing.
@@ -45,11 +43,14 @@ class Observing:
             self._spans = Exporter(board, start["otlp_endpoint"], folder)
 
     async def begin(self) -> None:
-        await self._server.serve(UnixAddress(self._status), private=True)
-        work = [self._sample_on(), self._look_on()]
-        if self._metrics is not None and not await self._listens(self._metrics):
-            work.append(self._listen(self._metrics))
-        self._tasks = [asyncio.create_task(each) for each in work]
+        await self._server.serve_status(self._status)
+        for listener in self._metrics:
+            await self._server.serve(listener)
+            bound = listener.getsockname()
+            # Of a unix socket the path, of others the host, the port, and what IPv6 has beside.
+            where = {"path": bound} if isinstance(bound, str) else {"host": bound[0], "port": bound[1]}
+            log.info("metrics are served", **where)
+        self._tasks = [asyncio.create_task(each) for each in (self._sample_on(), self._look_on())]
         if self._spans is not None:
             self._spans.begin()
 
@@ -80,20 +81,3 @@ class Observing:
         while True:
             await asyncio.to_thread(self._sampler.look_at_disk)
             await asyncio.sleep(SAMPLE_S)
-
-    async def _listens(self, text: str) -> bool:
-        try:
-            port = await self._server.serve(parse_address(text), private=False)
-        except ListenError as error:
-            log.warning("metrics are not served; it is tried again", error=str(error))
-            return False
-        log.info("metrics are served", listen=text, port=port)
-        return True
-
-    async def _listen(self, text: str) -> None:
-        """That somebody took the address meanwhile is no reason to end: calls are relayed all the same."""
-        wait_s = LISTEN_AGAIN_S
-        await asyncio.sleep(wait_s)
-        while not await self._listens(text):
-            wait_s = min(2 * wait_s, LISTEN_AGAIN_S_MAX)
-            await asyncio.sleep(wait_s)

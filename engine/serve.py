@@ -11,9 +11,9 @@ from contextlib import ExitStack, closing
 
 import structlog
 
-from engine import adoption, datadir, dumps, endpoints, identity, runtime
+from engine import adoption, datadir, dumps, identity, runtime
 from engine._core import board_create
-from engine.listen import Listeners
+from engine.listen import Listeners, parse_address
 from engine.settings import Settings
 from engine.supervisor import EXEC, STOPPING, Supervisor
 
@@ -40,11 +40,13 @@ def serve(settings: Settings) -> int:
         children.hold()
         listeners = Listeners()
         stack.callback(listeners.close)
-        listeners.open(settings.listen, settings.workers, adoption.listening(orphans))
+        inherited = adoption.listening(orphans)
+        listeners.open(settings.listen, settings.workers, inherited)
+        if "metrics_listen" in settings.observing:
+            listeners.open_metrics(parse_address(settings.observing["metrics_listen"]), inherited.metrics)
         for address in settings.listen:
             if settings.tls is None and not address.is_loopback:
                 log.warning("serving in plaintext to other machines", listen=str(address))
-        endpoints.try_out(settings.observing.get("metrics_listen"))
         board = adoption.board(orphans)
         if board is None:
             board = board_create(settings.workers)

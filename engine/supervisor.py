@@ -300,7 +300,8 @@ class Supervisor:
         child.busy = True
         known = {"home": self.home, **self.settings.observing, **self._cluster()}
         known["directories"] = [str(directory) for directory in self._directories]
-        child.send("start", [self._board], **self._for_control(), path=self.control.path, **known)
+        fds = [self._board, *self._listeners.for_control]
+        child.send("start", fds, **self._for_control(), path=self.control.path, **known)
         self._told_version = self.map.version
 
     def _for_control(self) -> dict[str, str]:

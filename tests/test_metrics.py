@@ -9,9 +9,10 @@ import signal
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,12 +24,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from engine import metrics_server
 from engine._core import COUNTER_NAMES, SHARD_FIGURE_NAMES
 from engine.exits import Exit
-from engine.listen import UnixAddress
 from engine.local import LocalEngine
 from engine.metrics import render
 from engine.metrics_server import HEAD_BYTES_MAX, MetricsServer
 from engine.runtime import named
-from engine.sampling import GAUGES, SHARD_GAUGES, Totals
+from engine.sampling import GAUGES, SHARD_GAUGES, Sample, Totals
 from tests.boards import FakeBoard, said, sampler
 from tests.serving import ROOT, Client, everopen, order
 
@@ -321,12 +321,54 @@ async def test_head_has_the_length_and_no_body(engine: LocalEngine) -> None:
 
 
 @pytest.fixture
-async def server(board: FakeBoard, tmp_path: Path) -> Path:
+async def server(board: FakeBoard, tmp_path: Path) -> AsyncIterator[Path]:
     made = sampler(board, tmp_path)
     serving = MetricsServer(made.sample)
     path = tmp_path / "metrics.sock"
-    await serving.serve(UnixAddress(str(path)), private=True)
-    return path
+    await serving.serve_status(str(path))
+    yield path
+    serving.close()
+    assert not path.exists()
+
+
+async def test_storm_of_scrapes_takes_one_sample_and_renders_each_format_once(
+    board: FakeBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = sampler(board, tmp_path)
+    now_s, samples, rendered = [100.0], [0], [0]
+
+    def sample() -> Sample:
+        samples[0] += 1
+        return made.sample()
+
+    def counted(*arguments: Any) -> tuple[bytes, str]:
+        rendered[0] += 1
+        return render(*arguments)
+
+    monkeypatch.setattr(metrics_server, "render", counted)
+    serving = MetricsServer(sample, lambda: now_s[0])
+    path = tmp_path / "metrics.sock"
+    await serving.serve_status(str(path))
+    with closing(serving):
+        board.workers[0]["calls_answered"] = 1
+        accepts = ("", "application/openmetrics-text;version=1.0.0", "application/openmetrics-text; version=1.0.0,a/b")
+        for accept in accepts:
+            asked = f"GET /metrics HTTP/1.1\r\nAccept: {accept}\r\n\r\n".encode()
+            answers = await asyncio.gather(*(ask(path, asked) for _ in range(10)))
+            assert {answer[0] for answer in answers} == {"HTTP/1.1 200 OK"}
+        assert (await ask(path, b"GET /healthz HTTP/1.1\r\n\r\n"))[0]
+        assert (samples, rendered) == ([1], [2])
+        board.workers[0]["calls_answered"] = 5
+        found = scraped((await ask(path, b"GET /metrics HTTP/1.1\r\n\r\n"))[2])
+        assert at(found, "everopen_calls_answered", "0") == 1
+        now_s[0] += metrics_server.FRESH_S
+        found = scraped((await ask(path, b"GET /metrics HTTP/1.1\r\n\r\n"))[2])
+        assert at(found, "everopen_calls_answered", "0") == 5
+        assert (samples, rendered) == ([2], [3])
+        # Who shows rates looks twice in less than that, and is the engine's own user.
+        for _ in range(2):
+            assert (await ask(path, b"GET /status HTTP/1.1\r\n\r\n"))[0] == "HTTP/1.1 200 OK"
+        assert samples == [4]
 
 
 @pytest.mark.parametrize(
@@ -353,14 +395,56 @@ async def test_more_connections_than_the_bound_are_closed_at_once(server: Path) 
             pass
 
 
+def port_of(log: str) -> str:
+    found = re.findall(r'"port":(\d+),"event":"metrics are served"', log)
+    assert found
+    return str(found[-1])
+
+
+def families(port: str) -> dict[str, Metric]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+        return scraped(answer.read().decode())
+
+
+TCP = ("--metrics-listen", "127.0.0.1:0", "--followers", "0", "--heartbeat-ms", "20000")
+
+
 def test_metrics_are_served_over_tcp_and_the_port_is_free_again(tmp_path: Path) -> None:
-    with LocalEngine(tmp_path / "data", arguments=["--metrics-listen", "127.0.0.1:0", "--followers", "0"]) as running:
-        port = re.search(r'"port":(\d+),"event":"metrics are served"', running.log_path.read_text())
-        assert port is not None
-        with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/metrics", timeout=30) as answer:
-            assert "everopen_build_info" in scraped(answer.read().decode())
+    with LocalEngine(tmp_path / "data", arguments=TCP) as running:
+        port = port_of(running.log_path.read_text())
+        assert "everopen_build_info" in families(port)
     with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/metrics", timeout=30)
+        families(port)
+
+
+def test_port_of_the_metrics_stays_over_deaths_of_the_control_server_and_of_the_supervisor(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    with LocalEngine(path, arguments=TCP) as running:
+        port = port_of(running.log_path.read_text())
+        # Who asks meanwhile waits until there is one again.
+        os.kill(process(running, "control server"), signal.SIGKILL)
+        assert "everopen_build_info" in families(port)
+        running.kill_supervisor()
+        assert "everopen_build_info" in families(port)
+        with LocalEngine(path, arguments=TCP) as again:
+            assert again.log_path.read_text().count("adopted") > 0
+            assert "everopen_build_info" in families(port)
+            os.kill(process(again, "control server"), signal.SIGKILL)
+            assert "everopen_build_info" in families(port), "the next supervisor has it too"
+
+
+def test_address_of_another_engine_is_refused(engine: LocalEngine, tmp_path: Path) -> None:
+    path = engine.data_dir.parent / "metrics.sock"
+    inode = path.stat().st_ino
+    with LocalEngine(tmp_path / "data", arguments=TCP) as running:
+        port = port_of(running.log_path.read_text())
+        for taken in (f"127.0.0.1:{port}", f"unix:{path}"):
+            done = everopen("serve", "--data-dir", tmp_path / "other", "--listen", "127.0.0.1:0", TCP[0], taken)
+            assert done.returncode == Exit.UNUSABLE
+            assert f"metrics: cannot listen on {taken}: Address already in use" in done.stderr
+            assert "Traceback" not in done.stderr
+        assert "everopen_build_info" in families(port)
+    assert path.stat().st_ino == inode
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from engine.listen import Address, ListenError, Listeners, UnixAddress, parse_address
+from tests.strangers import NOBODY, needs_root
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,27 @@ def test_socket_that_somebody_listens_on_is_left_alone(short: Path) -> None:
             with closing(listeners), pytest.raises(ListenError, match="in use"):
                 listeners.open([UnixAddress(f"{short}/s")], 1)
     assert (short / "s").exists()
+
+
+@needs_root
+def test_dead_socket_of_another_user_is_left_alone(short: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(short / "s"))
+    os.chown(short / "s", NOBODY, NOBODY)
+    listeners = Listeners()
+    with closing(listeners), pytest.raises(ListenError, match="another user"):
+        listeners.open_metrics(UnixAddress(f"{short}/s"), None)
+    assert (short / "s").exists()
+
+
+def test_socket_of_the_metrics_is_private_and_closed_with_the_others(short: Path) -> None:
+    listeners = Listeners()
+    assert listeners.for_control == []
+    with closing(listeners):
+        listeners.open_metrics(UnixAddress(f"{short}/m"), None)
+        assert stat.S_IMODE((short / "m").stat().st_mode) == 0o600
+        assert listeners.for_control == [listeners.metrics.fileno() if listeners.metrics else 0]
+    assert not (short / "m").exists()
 
 
 def test_file_that_is_no_socket_is_left_alone(short: Path) -> None:
