@@ -79,10 +79,13 @@ def listening(orphans: Iterable[Orphan]) -> Inherited:
     return found
 
 
-def gather(children: Children, meeting: socket.socket, fingerprint: str) -> list[Orphan]:
+def gather(
+    children: Children, meeting: socket.socket, fingerprint: str, unusable: Exception | None = None
+) -> list[Orphan]:
     """Those who said hello in time, and whose engine was started with the same arguments.
 
     All others of the list are gone when this returns. Raises JournalLocked if one does not end.
+    unusable: why nobody could be started. Raised if there is no worker to adopt, and then nobody is ended.
     """
     waiting: dict[int, tuple[Process, int]] = {}
     for process in children.living():
@@ -100,6 +103,10 @@ def gather(children: Children, meeting: socket.socket, fingerprint: str) -> list
             orphan.channel.close()
             waiting[orphan.pid] = (Process(orphan.pid, 0, orphan.name), orphan.pidfd)
         found.clear()
+        if unusable is not None:
+            for _, pidfd in waiting.values():
+                os.close(pidfd)
+            raise unusable
     for process, pidfd in waiting.values():
         log.warning(f"{process.name} is killed: it said no hello, or was started otherwise", pid=process.pid)
         with suppress(ProcessLookupError):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import orjson
 
-from engine import archive_tools, datadir, rebuild
+from engine import archive_tools, datadir, keys, rebuild
 from engine._core import JournalReader, JournalWriter, Shard, journal_segments
 from engine.errors import DataDirectoryError, JournalFull, ReplayMismatch
 from engine.limits import LOG_ID_BYTES
@@ -48,6 +48,9 @@ def backup(data_dir: Path, target: Path) -> list[Held]:
     _refuse_unless_empty(target)
     copies = datadir.make_shard_directories(target, len(sources))
     held = [_copy_shard(*pair) for pair in zip(sources, copies, strict=True)]
+    # The keys stay where they are; that there were some does not, so that a restored engine is not open to all.
+    if keys.is_required(data_dir):
+        keys.require(target)
     # Written last, so a backup that has it is whole.
     manifest = {"format_version": MANIFEST_FORMAT_VERSION, "shards": held}
     _write_synced(target / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
@@ -70,6 +73,8 @@ def restore(source: Path, data_dir: Path, until: Mapping[int, int] | None = None
     _refuse_unless_empty(data_dir)
     paths = datadir.make_shard_directories(data_dir, len(whole))
     restored = [_restore_shard(*parts) for parts in zip(logs, paths, ends, whole, strict=True)]
+    if keys.is_required(source):
+        keys.require(data_dir)
     # The identity last: without it nothing can be served, so half a restore is never taken for a whole one.
     datadir.write_identity(data_dir, len(whole))
     datadir.sync_directory(data_dir.resolve().parent)

@@ -20,6 +20,8 @@ from engine.limits import DATA_FORMAT_VERSION, LIMITS
 IDENTITY = "identity.json"
 SHARDS_DEFAULT = 1
 _TEMPORARY = f".{IDENTITY}.tmp"
+# engine/keys.py
+_KEYS = ("keys.json", ".keys.json.tmp", "authentication.required")
 _SHARD = re.compile(r"shard-\d{4}")
 _SNAPSHOT = re.compile(r"snapshot-(\d{20})\.snap")
 
@@ -128,7 +130,7 @@ def _is_nobodys(path: Path) -> bool:
     if _SHARD.fullmatch(path.name):
         return path.is_dir() and not any(path.iterdir())
     # Keys may be made before the first start.
-    return path.name in (_TEMPORARY, "keys.json", ".keys.json.tmp", "audit.jsonl", "lost+found")
+    return path.name in (_TEMPORARY, *_KEYS, "audit.jsonl", "lost+found")
 
 
 def give_to_owner(fd: int, data_dir: Path) -> None:

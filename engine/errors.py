@@ -107,6 +107,10 @@ class DataDirectoryError(EveropenError):
     """A data directory cannot be used as asked: it is missing, not empty, of another shape, or lacks what is needed."""
 
 
+class FilesBroken(EveropenError):
+    """Certificates, or files that say who may call, cannot be used; which and why."""
+
+
 # In simulations only.
 
 

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 # For whoever stands in no list.
 ANY: Final = "*"
 SETTLED_NS: Final = 2_000_000_000
+# What may fail: labels of a metric.
+FILES: Final = ("keys", "jwks", "callers")
+LOST: Final = (
+    "{path}: is gone, though keys were made. Nobody gets in by a key, but where a process remembers it, and nobody "
+    "without credential. Put the file back, or make new keys (everopen keys make). To let in everybody who reaches "
+    "the engine, as before the first key, stop it and remove {mark}"
+)
 log = structlog.get_logger()
 Held = TypeVar("Held")
 
@@ -70,6 +77,8 @@ class IdentitySettings:
     client_ca: bool = False
     # Every address is loopback or a unix socket.
     only_local: bool = True
+    # There were keys when the supervisor began; what it says to its children goes by that while it lives.
+    had_keys: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,50 +89,50 @@ class Known:
     tokens: dict[str, Grants]
 
 
-def check(settings: IdentitySettings) -> None:
-    """Before anything is served. Raises IdentityError if a file cannot be used; says whom the engine lets in."""
-    found = Authenticator(settings)
-    if found.failures:
-        raise IdentityError("; ".join(found.failures))
-    if not found.required:
-        log.warning("callers are anonymous and may do everything: only this machine reaches the engine")
-    elif not ((settings.client_ca and settings.callers) or settings.jwt_keys or found.has_keys):
-        log.warning("nobody is let in: there is no key, no issuer, and no file of callers; see everopen keys make")
-
-
 class Watched(Generic[Held]):
     """A file, and what was made of its content the last time that it could be used."""
 
-    def __init__(self, path: Path, parse: Callable[[bytes, str], Held], missing: Held | None = None) -> None:
-        """missing: what it holds before it is there for the first time; None: it must be there."""
+    def __init__(self, name: str, path: Path, parse: Callable[[bytes, str], Held], held: Held | None = None) -> None:
+        """name: one of FILES. held: before it is there for the first time."""
+        self.name = name
         self.path = path
-        self.held = missing
+        self.held = held
         self.failure = ""
+        # What is said if it is not there; empty: it need not be.
+        self.missing = f"{path}: No such file or directory"
+        # Looks that failed.
+        self.failed = 0
         self._parse = parse
-        self._may_miss = missing is not None
         self._seen: tuple[int, ...] = ()
         self._data: bytes | None = None
 
     def look(self) -> bool:
-        """Whether it holds something else now. A failure is kept in words, and tried again at the next look."""
+        """Whether it holds something else now. Never raises: a failure is kept in words, and tried again each time."""
         try:
-            found = self.path.stat()
-            seen = (found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev, found.st_mode, found.st_uid)
-            if seen == self._seen and not self.failure:
-                return False
-            data = api_keys.read_private(self.path)
-            changed = data != self._data
-            if changed:
-                self.held = self._parse(data, str(self.path))
-            # One that was written a moment ago may be written again within the same tick of the file system's clock.
-            settled = time.time_ns() - found.st_mtime_ns > SETTLED_NS
-            self._seen, self._data, self.failure = seen if settled else (), data, ""
-        except FileNotFoundError as error:
-            self.failure = "" if self._may_miss and self._data is None else str(error)
-            return False
+            changed, self.failure = self._look(), ""
+            return changed
+        except (FileNotFoundError, NotADirectoryError):
+            self.failure = self.missing
         except (IdentityError, OSError) as error:
             self.failure = str(error)
+        except Exception as error:
+            # What no parser foresaw ends nobody. Not the text, which may quote the file.
+            self.failure = f"{self.path}: cannot be read: {type(error).__name__}"
+        self.failed += bool(self.failure)
+        return False
+
+    def _look(self) -> bool:
+        found = self.path.stat()
+        seen = (found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev, found.st_mode, found.st_uid)
+        if seen == self._seen and not self.failure:
             return False
+        data = api_keys.read_private(self.path)
+        changed = data != self._data
+        if changed:
+            self.held = self._parse(data, str(self.path))
+        # One that was written a moment ago may be written again within the same tick of the file system's clock.
+        settled = time.time_ns() - found.st_mtime_ns > SETTLED_NS
+        self._seen, self._data = seen if settled else (), data
         return changed
 
 
@@ -133,21 +142,26 @@ class Authenticator:
     def __init__(self, settings: IdentitySettings, now_unix_ms: Callable[[], int] | None = None) -> None:
         """Never raises: while a file cannot be used, nobody is let in by it, and nobody without credential."""
         self.epoch = 0
+        # Whether there were ever keys. It never falls: who removes their file does not let everybody in.
+        self.had_keys = settings.had_keys
         self._settings = settings
         self._now_unix_ms = now_unix_ms or (lambda: time.time_ns() // 1_000_000)
+        self._data_dir = Path(settings.data_dir)
         self._keys: Watched[Keys] = Watched(
-            Path(settings.data_dir) / api_keys.KEYS, lambda data, file: Keys(api_keys.parse(data, file)), Keys({})
+            "keys", self._data_dir / api_keys.KEYS, lambda data, file: Keys(api_keys.parse(data, file)), Keys({})
         )
+        self._keys.missing = ""
         self._files: list[Watched[Any]] = [self._keys]
         self._tokens: Watched[Tokens] | None = None
         self._known: Watched[Known] | None = None
         if settings.jwt_keys:
-            self._tokens = Watched(Path(settings.jwt_keys), self._parse_tokens)
+            self._tokens = Watched("jwks", Path(settings.jwt_keys), self._parse_tokens)
             self._files.append(self._tokens)
         if settings.callers:
-            self._known = Watched(Path(settings.callers), parse_callers)
+            self._known = Watched("callers", Path(settings.callers), parse_callers)
             self._files.append(self._known)
         self._said: list[str] = []
+        self._mark_failure = ""
         self.reload()
 
     @property
@@ -156,32 +170,64 @@ class Authenticator:
         return [file.failure for file in self._files if file.failure]
 
     @property
+    def lost(self) -> str:
+        """The one of the failures that says that the keys are gone; empty: they are not."""
+        return self._keys.failure if self._keys.failure == self._keys.missing else ""
+
+    @property
+    def failed(self) -> dict[str, int]:
+        """Looks at files that failed, by FILES. Any thread."""
+        return dict.fromkeys(FILES, 0) | {file.name: file.failed for file in self._files}
+
+    @property
     def required(self) -> bool:
         """Whether a call without credential is refused.
 
-        A key that was revoked counts: to take away the last one must not let everybody in.
+        A key that was revoked counts, and one that is lost: to take away the last one must not let everybody in.
         """
         settings = self._settings
-        configured = settings.client_ca or bool(settings.jwt_keys) or self.has_keys
+        configured = settings.client_ca or bool(settings.jwt_keys) or self.had_keys
         return configured or not settings.only_local or bool(self.failures)
-
-    @property
-    def has_keys(self) -> bool:
-        return bool(self._keys.held)
 
     def reload(self) -> bool:
         """Looks at the files; True if something has changed, and the epoch with it."""
         before = self.required if self.epoch else None
+        self.had_keys |= api_keys.is_required(self._data_dir)
+        if self.had_keys:
+            self._keys.missing = LOST.format(path=self._keys.path, mark=self._data_dir / api_keys.REQUIRED)
         looked = [file.look() for file in self._files]
+        self.had_keys |= bool(self._keys.held)
+        if self.had_keys:
+            self._keep_mark()
         failures = self.failures
         if failures != self._said:
             for failure in failures:
-                log.error("a file that says who may call cannot be used: what was known before stays", error=failure)
+                say = log.critical if failure == self.lost else log.error
+                say("a file that says who may call cannot be used: what was known before stays", error=failure)
             self._said = failures
         if not any(looked) and before == self.required:
             return False
         self.epoch += 1
         return True
+
+    def _keep_mark(self) -> None:
+        """Whoever removes the mark under a running engine has not asked for it: that takes a stop."""
+        failure = ""
+        try:
+            api_keys.require(self._data_dir)
+        except OSError as error:
+            failure = str(error)
+        if failure and failure != self._mark_failure:
+            log.error("that callers show credentials cannot be kept for the next start", error=failure)
+        self._mark_failure = failure
+
+    def tell(self) -> None:
+        """Says whom the engine lets in, where that is everybody or nobody."""
+        settings = self._settings
+        if not self.required:
+            log.warning("callers are anonymous and may do everything: only this machine reaches the engine")
+        elif not ((settings.client_ca and settings.callers) or settings.jwt_keys or self._keys.held):
+            log.warning("nobody is let in: there is no key, no issuer, and no file of callers; see everopen keys make")
 
     def caller_of(self, kind: int, credential: bytes) -> Caller | None:
         """None: it is malformed, unknown, expired or revoked, or was made for somebody else."""

@@ -16,7 +16,7 @@ import secrets
 import stat
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,12 @@ from engine.limits import CALLER_NAME_BYTES_MAX, IDENTITY_FILE_BYTES_MAX
 
 KEYS: Final = "keys.json"
 KEYS_TEMPORARY: Final = f".{KEYS}.tmp"
+# There from the first key on: callers must show a credential, whatever becomes of the keys.
+REQUIRED: Final = "authentication.required"
+REQUIRED_TEXT: Final = b"""\
+Keys were made for this engine, so that nobody gets in without credential, also if keys.json is lost.
+To let in everybody who reaches it once more: stop the engine, and remove keys.json and this file.
+"""
 FORMAT_VERSION: Final = 1
 ID_CHARACTERS: Final = 12
 SECRET_BYTES: Final = 32
@@ -132,6 +138,30 @@ def read_private(path: Path) -> bytes:
         return file.read()
 
 
+def is_required(data_dir: Path) -> bool:
+    """Whether keys were ever made there. Where that cannot be seen, they were."""
+    try:
+        os.lstat(data_dir / REQUIRED)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def require(data_dir: Path) -> None:
+    """Durable when this returns; that the file is there is all that counts. Raises OSError."""
+    if is_required(data_dir):
+        return
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with suppress(FileExistsError), os.fdopen(os.open(data_dir / REQUIRED, flags, 0o600), "wb") as file:
+        give_to_owner(file.fileno(), data_dir)
+        file.write(REQUIRED_TEXT)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_directory(data_dir)
+
+
 def make(data_dir: Path, name: str, grants: Grants, now_unix_ms: int, expires_unix_ms: int = 0) -> tuple[ApiKey, str]:
     """The key, and its text, which is nowhere else. Raises ValueError for what cannot be a key."""
     if not is_name(name, KEY_NAME_BYTES_MAX):
@@ -166,6 +196,8 @@ def _changing(data_dir: Path) -> Iterator[dict[str, ApiKey]]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         keys = read(data_dir)
         yield keys
+        # Beforehand, so that there are never keys without it.
+        require(data_dir)
         held = [key.as_json() | {"sha256": key.sha256.hex()} for key in keys.values()]
         _write(data_dir, orjson.dumps({"format_version": FORMAT_VERSION, "keys": held}, option=orjson.OPT_INDENT_2))
     finally:

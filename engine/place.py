@@ -88,6 +88,8 @@ class Cluster(Protocol):
     """What a place needs of the supervisor."""
 
     map: PartitionMap
+    # Some were serving before the supervisor began.
+    adopted: bool
 
     @property
     def starting(self) -> bool:
@@ -338,7 +340,8 @@ class Place:
                     member.send("close")
             case "failed":
                 # No descriptors, no memory, a disk that comes back: later it may do better, and others serve on.
-                if self._cluster.starting or message["code"] == Exit.DAMAGED:
+                fresh = self._cluster.starting and not self._cluster.adopted
+                if fresh or message["code"] == Exit.DAMAGED:
                     self._cluster.give_up(message["code"], message["message"])
             case _:
                 raise AssertionError(f"{member.name} said {message.kind}")

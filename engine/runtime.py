@@ -94,8 +94,7 @@ class Children:
         self.fd = os.open(data_dir / CHILDREN_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def living(self) -> list[Process]:
-        """Those named by the last supervisor that still are who they were."""
-        return [process for process in named(self._data_dir) if start_time(process.pid) == process.start_time]
+        return living(self._data_dir)
 
     def wait_for_all(self) -> None:
         """Until no child of any former supervisor is left. Raises JournalLocked if that takes too long."""
@@ -127,6 +126,11 @@ def named(data_dir: Path) -> list[Process]:
     except (OSError, ValueError, TypeError):
         # Nobody was ever named there, or the machine died in the middle of the write, and with it all who could be.
         return []
+
+
+def living(data_dir: Path) -> list[Process]:
+    """Those named by the last supervisor that still are who they were."""
+    return [process for process in named(data_dir) if start_time(process.pid) == process.start_time]
 
 
 def _try_lock(fd: int) -> bool:

@@ -8,11 +8,14 @@ import shutil
 import signal
 import sys
 from contextlib import ExitStack, closing
+from dataclasses import replace
 
 import structlog
 
-from engine import adoption, datadir, dumps, identity, runtime
+from engine import adoption, datadir, dumps, runtime
 from engine._core import board_create
+from engine.errors import FilesBroken
+from engine.identity import Authenticator
 from engine.listen import Listeners, parse_address
 from engine.settings import Settings
 from engine.supervisor import EXEC, STOPPING, Supervisor
@@ -23,17 +26,25 @@ log = structlog.get_logger()
 def serve(settings: Settings) -> int:
     """Serves until a signal; returns the exit code. Raises EveropenError for what keeps it from starting."""
     dumps.withhold()
-    if settings.tls is not None:
-        # What would keep every worker from starting is better said once, and by this process.
-        settings.tls.read()
+    # What would keep every worker from starting is better said once, and by this process.
+    callers = Authenticator(settings.identity)
+    broken = [] if settings.tls is None else settings.tls.failures()
+    # Without keys it can be served: whoever has another credential gets in.
+    broken += [failure for failure in callers.failures if failure != callers.lost]
+    unusable = FilesBroken("; ".join(broken)) if broken else None
+    if unusable is not None and not runtime.living(settings.data_dir):
+        raise unusable
     with ExitStack() as stack:
         directories = datadir.create_or_open(settings.data_dir, settings.shards)
-        identity.check(settings.identity)
         lock = stack.enter_context(runtime.exclusive(settings.data_dir))
         folder = runtime.private_folder(settings.data_dir)
         meeting = stack.enter_context(closing(runtime.supervisor_socket(folder)))
         children = stack.enter_context(closing(runtime.Children(settings.data_dir)))
-        orphans = adoption.gather(children, meeting, settings.fingerprint)
+        orphans = adoption.gather(children, meeting, settings.fingerprint, unusable)
+        if unusable is not None:
+            log.error("files cannot be used: workers that are adopted go on with what they have", error=str(unusable))
+        callers.tell()
+        settings = replace(settings, identity=replace(settings.identity, had_keys=callers.had_keys))
         if not orphans:
             children.wait_for_all()
             datadir.refuse_if_locked(directories)

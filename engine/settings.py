@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.identity import IdentitySettings
+from engine.identity import Authenticator, IdentitySettings
 from engine.limits import HEARTBEAT_MS_DEFAULT, SNAPSHOT_BYTES_DEFAULT, SNAPSHOT_S_DEFAULT
 from engine.listen import Address, UnixAddress
 from engine.tls import TlsFiles
@@ -38,3 +38,7 @@ class Settings:
     until_stdin_ends: bool = False
     # Of every TCP address; None: all is plaintext.
     tls: TlsFiles | None = None
+
+    def broken_files(self) -> list[str]:
+        """What is wrong with certificates, and with what says who may call: nobody should begin with that."""
+        return ([] if self.tls is None else self.tls.failures()) + Authenticator(self.identity).failures

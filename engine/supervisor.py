@@ -36,7 +36,7 @@ from engine.phase import Phase
 from engine.place import Member, Place
 from engine.post import Post
 from engine.settings import Settings
-from engine.upgrade import Caller, Upgrade
+from engine.upgrade import Caller, Upgrade, replace_program
 from engine.watch import Watch
 
 log = structlog.get_logger()
@@ -94,6 +94,8 @@ class Supervisor:
         # In the order in which an upgrade replaces them.
         self.posts = [self.control, self.archive]
         self.upgrade: Upgrade | None = None
+        # Some were serving before this one began.
+        self.adopted = False
         self._watch = Watch(self, Board(board, settings.workers), directories)
         # For those who wait for anything to happen.
         self._changed = asyncio.Event()
@@ -259,6 +261,7 @@ class Supervisor:
 
     def _adopt(self, orphans: list[Orphan]) -> None:
         taken: dict[int, dict[int, int]] = {}
+        self.adopted = bool(orphans)
         # The control server's first: it goes on to ask for what it was given.
         held = {orphan.name: orphan.state["relay_secret"] for orphan in orphans if "relay_secret" in orphan.state}
         self._relay_secret = next((held[name] for name in sorted(held)), self._relay_secret)
@@ -300,12 +303,9 @@ class Supervisor:
         child.busy = True
         known = {"home": self.home, **self.settings.observing, **self._cluster()}
         known["directories"] = [str(directory) for directory in self._directories]
-        fds = [self._board, *self._listeners.for_control]
-        child.send("start", fds, **self._for_control(), path=self.control.path, **known)
+        known |= {"relay_secret": self._relay_secret, "data_dir": str(self.settings.data_dir)}
+        child.send("start", [self._board, *self._listeners.for_control], path=self.control.path, **known)
         self._told_version = self.map.version
-
-    def _for_control(self) -> dict[str, str]:
-        return {"relay_secret": self._relay_secret, "data_dir": str(self.settings.data_dir)}
 
     def _control_said(self, child: Child, message: Message) -> None:
         if message.kind == "leaving":
@@ -345,7 +345,7 @@ class Supervisor:
         elif self._phase != Phase.SERVING or self.upgrade is not None:
             caller.done("the engine is starting, ending or being upgraded: try again later")
         elif kind == "restart":
-            self._done.set_result(EXEC)
+            replace_program(caller, self.settings, lambda: self._done.set_result(EXEC))
         else:
             self.upgrade = Upgrade(self, caller)
             self.upgrade.begin()

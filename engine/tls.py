@@ -94,6 +94,14 @@ class TlsFiles:
             raise TlsError(f"{OPTION_OF[name]} {self.paths[name]}: {reason}") from None
         return pem
 
+    def failures(self) -> list[str]:
+        """What is wrong with them, in words."""
+        try:
+            self.read()
+        except TlsError as error:
+            return [str(error)]
+        return []
+
     def marks(self) -> list[Any]:
         """Differs once a file does."""
         return [_mark(path) for path in self.paths.values()]

@@ -133,17 +133,22 @@ def claims_of(payload: Mapping[str, Any]) -> Claims:
 
 def parse_keys(data: bytes, file: str) -> list[TokenKey]:
     """A JWKS, or public keys and certificates in PEM. Raises IdentityError."""
+    left_out: list[str] = []
     try:
-        keys = _parse_jwks(data) if data.lstrip().startswith(b"{") else _parse_pem(data)
+        keys = _parse_jwks(data, left_out) if data.lstrip().startswith(b"{") else _parse_pem(data)
     except (ValueError, TypeError, KeyError, AttributeError, UnsupportedAlgorithm, jwt.PyJWTError) as error:
         raise IdentityError(f"{file}: cannot be read: {error}") from None
     if not 1 <= len(keys) <= TOKEN_KEYS_MAX:
-        raise IdentityError(f"{file}: {len(keys)} keys that prove a token; 1 to {TOKEN_KEYS_MAX} are possible")
+        beside = f"; left out: {', '.join(left_out[:TOKEN_KEYS_MAX])}" if left_out else ""
+        raise IdentityError(f"{file}: {len(keys)} keys that prove a token; 1 to {TOKEN_KEYS_MAX} are possible{beside}")
     named = [key.kid for key in keys if key.kid is not None]
     if len(set(named)) != len(named):
         raise IdentityError(f"{file}: two keys have one kid")
     if len(keys) - len(named) > TOKEN_KEYS_UNNAMED_MAX:
         raise IdentityError(f"{file}: at most {TOKEN_KEYS_UNNAMED_MAX} keys may be without kid")
+    if left_out:
+        text = "keys of a JWKS are of no use here and left out; the others hold"
+        log.warning(text, file=file, count=len(left_out), keys=left_out[:TOKEN_KEYS_MAX])
     return keys
 
 
@@ -163,26 +168,35 @@ def _parse_pem(data: bytes) -> list[TokenKey]:
     return keys
 
 
-def _parse_jwks(data: bytes) -> list[TokenKey]:
+def _parse_jwks(data: bytes, left_out: list[str]) -> list[TokenKey]:
+    """left_out: gets those that are of no use here, which is not wrong in a set that others use too."""
     keys = []
-    for fields in orjson.loads(data)["keys"]:
-        if _SECRET_MEMBERS & fields.keys():
+    for number, fields in enumerate(orjson.loads(data)["keys"], 1):
+        given = fields.get("kid") if isinstance(fields, dict) else None
+        kid = given if is_name(given, TOKEN_BYTES_MAX) else None
+        if isinstance(fields, dict) and _SECRET_MEMBERS & fields.keys():
             raise ValueError("a private key has no place here: public ones are enough")
-        kid = fields.get("kid")
-        if kid is not None and not is_name(kid, TOKEN_BYTES_MAX):
-            raise ValueError("not a kid")
-        # What signs otherwise, or does not sign, is of no use here, and not wrong in a set that others use too.
-        if fields.get("use", "sig") != "sig" or "verify" not in fields.get("key_ops", ["verify"]):
-            continue
-        key = _key_of_jwk(fields)
-        algorithms = algorithms_of(key)
-        if "alg" in fields:
-            algorithms = tuple(name for name in algorithms if name == fields["alg"])
-        if algorithms:
-            keys.append(TokenKey(key, algorithms, kid))
-        else:
-            log.warning("a key of the JWKS is not for RS256, PS256, ES256 or EdDSA: it is left out", kid=kid)
+        try:
+            if not isinstance(fields, dict) or (given is not None and kid is None):
+                raise ValueError("no object, or its kid is no name")
+            keys.append(_token_key(fields, kid))
+        except Exception as error:
+            # Whatever a library makes of a key that it does not know: it must not void the others.
+            reason = str(error) if isinstance(error, (ValueError, jwt.PyJWTError)) else type(error).__name__
+            left_out.append(f"{f'kid {kid[:CALLER_NAME_BYTES_MAX]!r}' if kid else f'number {number}'} ({reason})")
     return keys
+
+
+def _token_key(fields: Mapping[str, Any], kid: str | None) -> TokenKey:
+    """Raises ValueError with a reason, and whatever a library does."""
+    if fields.get("use", "sig") != "sig" or "verify" not in fields.get("key_ops", ["verify"]):
+        raise ValueError("not for signatures")
+    algorithms = algorithms_of(key := _key_of_jwk(fields))
+    if "alg" in fields:
+        algorithms = tuple(name for name in algorithms if name == fields["alg"])
+    if not algorithms:
+        raise ValueError("not for RS256, PS256, ES256 or EdDSA")
+    return TokenKey(key, algorithms, kid)
 
 
 def _key_of_jwk(fields: Mapping[str, Any]) -> Any:

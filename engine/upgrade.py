@@ -31,6 +31,7 @@ from engine.peers import admits
 if TYPE_CHECKING:
     from engine.place import Member, Place
     from engine.post import Post
+    from engine.settings import Settings
     from engine.supervisor import Supervisor
 
 log = structlog.get_logger()
@@ -47,6 +48,7 @@ MODULES = (
     "engine.certificates",
 )
 POLL_S = 0.05
+UNTOUCHED = "nothing was touched, since processes that begin now could not use their files: "
 
 
 class UpgradeError(EveropenError):
@@ -54,6 +56,14 @@ class UpgradeError(EveropenError):
 
 
 # The supervisor's side.
+
+
+def replace_program(caller: Caller, settings: Settings, replace: Callable[[], None]) -> None:
+    """Unless what comes then could not begin."""
+    if broken := settings.broken_files():
+        caller.done(UNTOUCHED + "; ".join(broken))
+    else:
+        replace()
 
 
 class Caller:
@@ -70,6 +80,9 @@ class Caller:
             caller, _ = meeting.accept()
         except OSError:
             return None
+        if not admits(caller, "supervisor"):
+            caller.close()
+            return None
         caller.setblocking(False)
         return cls(Channel(caller), asked)
 
@@ -82,9 +95,6 @@ class Caller:
                 self.close()
 
     def done(self, failure: str = "") -> None:
-        if not admits(caller, "supervisor"):
-            caller.close()
-            return None
         self.say("done", failure=failure)
         self.close()
 
@@ -166,6 +176,9 @@ class Upgrade:
             new = await self._new_follower(place)
             old = place.leader
             if old is not new:
+                # They were whole when this began, but a log may take minutes to replay.
+                if broken := self._supervisor.settings.broken_files():
+                    raise UpgradeError(f"worker {place.number} stays: {'; '.join(broken)}")
                 place.hand_over()
                 await self._until(
                     lambda: not new.alive or (place.leader is new and place.serves), DRAIN_S_MAX + SUCCESSOR_S_MAX

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -186,6 +187,103 @@ def test_first_key_ends_anonymity_and_the_last_that_is_revoked_does_not_bring_it
     assert asked.reload()
     assert (asked.required, asked.epoch) == (True, 3)
     assert asked.caller_of(Kind.API_KEY, text.encode()) is None
+
+
+@pytest.mark.parametrize("how", ["removed", "emptied", "removed with the mark"])
+def test_keys_that_are_lost_let_nobody_in_without_credential(tmp_path: Path, how: str) -> None:
+    path, mark = tmp_path / keys.KEYS, tmp_path / keys.REQUIRED
+    _, text = keys.make(tmp_path, "till", GRANTS, NOW)
+    running = Authenticator(settings(tmp_path), lambda: NOW)
+    if how == "emptied":
+        write(path, b'{"format_version": 1, "keys": []}')
+    else:
+        path.unlink()
+    if how == "removed with the mark":
+        mark.unlink()
+    with structlog.testing.capture_logs() as lines:
+        running.reload()
+        running.reload()
+    assert running.required
+    # What it knew stays, as with any file that cannot be used; one that says that there are no keys can be.
+    assert (running.caller_of(Kind.API_KEY, text.encode()) is None) == (how == "emptied")
+    # Also if nobody of the running engine is left who remembers.
+    assert mark.exists()
+    anew = Authenticator(settings(tmp_path), lambda: NOW)
+    assert anew.required
+    assert anew.had_keys
+    assert anew.caller_of(Kind.API_KEY, text.encode()) is None
+    if how == "emptied":
+        assert not lines
+        assert not anew.lost
+        return
+    assert [line["log_level"] for line in lines] == ["critical"]
+    for word in (str(path), str(mark), "everopen keys make", "stop"):
+        assert word in lines[0]["error"]
+    assert running.failures == anew.failures == [anew.lost]
+    _, text = keys.make(tmp_path, "desk", GRANTS, NOW)
+    assert anew.reload()
+    assert not anew.failures
+    assert anew.caller_of(Kind.API_KEY, text.encode()) is not None
+    # On purpose: while nothing runs that would remember.
+    path.unlink()
+    mark.unlink()
+    assert not Authenticator(settings(tmp_path)).required
+    # But what a supervisor has once said holds for its children.
+    assert Authenticator(settings(tmp_path, had_keys=True)).required
+
+
+def test_keys_of_a_program_without_the_mark_make_it(tmp_path: Path) -> None:
+    keys.make(tmp_path, "till", GRANTS, NOW)
+    (tmp_path / keys.REQUIRED).unlink()
+    asked = Authenticator(settings(tmp_path))
+    assert keys.is_required(tmp_path)
+    (tmp_path / keys.REQUIRED).unlink()
+    assert not asked.reload()
+    assert keys.is_required(tmp_path)
+
+
+def test_mark_that_cannot_be_written_is_said_once_and_opens_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> None:
+        raise OSError(28, "the disk is full")
+
+    keys.make(tmp_path, "till", GRANTS, NOW)
+    monkeypatch.setattr(keys, "require", fail)
+    with structlog.testing.capture_logs() as lines:
+        asked = Authenticator(settings(tmp_path))
+        asked.reload()
+    assert asked.required
+    assert [(line["log_level"], "the disk is full" in line["error"]) for line in lines] == [("error", True)]
+
+
+def test_parser_that_fails_unforeseen_keeps_what_was_known_is_counted_and_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "callers.toml", CALLERS)
+    asked = Authenticator(settings(tmp_path, callers=str(path), client_ca=True))
+    assert asked.failed == {"keys": 0, "jwks": 0, "callers": 0}
+    # Deeper than a parser goes.
+    write(path, b"a = " + b"[" * 100_000)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            assert not asked.reload()
+    assert asked.failed == {"keys": 0, "jwks": 0, "callers": 3}
+    assert [line["log_level"] for line in lines] == ["error"]
+    assert lines[0]["error"] == f"{path}: cannot be read: RecursionError"
+    assert asked.caller_of(Kind.CERTIFICATE, certificate("desk")) is not None
+
+    def fail(_: Path) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(keys, "read_private", fail)
+    write(path, CALLERS)
+    assert not asked.reload()
+    assert asked.failures == [f"{path}: cannot be read: MemoryError"]
+    monkeypatch.undo()
+    asked.reload()
+    assert not asked.failures
+    assert asked.failed["callers"] == 4
 
 
 def test_keys_that_are_rotated_are_known_at_the_next_look(tmp_path: Path) -> None:

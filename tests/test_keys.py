@@ -50,7 +50,8 @@ def test_file_holds_the_hash_and_not_the_secret_and_is_its_owners_alone(tmp_path
     assert made.sha256 == hashlib.sha256(secret.encode()).digest()
     assert json.loads(held)["keys"][0]["sha256"] == made.sha256.hex()
     assert stat.S_IMODE((tmp_path / keys.KEYS).stat().st_mode) == 0o600
-    assert [path.name for path in tmp_path.iterdir()] == [keys.KEYS]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [keys.REQUIRED, keys.KEYS]
+    assert secret not in (tmp_path / keys.REQUIRED).read_text()
 
 
 def test_secret_of_another_key_is_refused(tmp_path: Path) -> None:
@@ -111,6 +112,7 @@ def test_key_that_cannot_be_is_not_made(tmp_path: Path, name: str, expires: int)
     with pytest.raises(ValueError, match=r"name|expired"):
         keys.make(tmp_path, name, GRANTS, NOW, expires)
     assert not (tmp_path / keys.KEYS).exists()
+    assert not keys.is_required(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -188,3 +190,35 @@ def test_write_that_fails_leaves_the_keys_as_they_were(tmp_path: Path, monkeypat
     monkeypatch.undo()
     assert proved(tmp_path, text) is not None
     assert len(keys.read(tmp_path)) == 1
+
+
+def test_mark_is_there_before_the_first_key_and_outlives_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not keys.is_required(tmp_path)
+    assert not keys.is_required(tmp_path / "no such directory")
+
+    def fail(*_: object) -> None:
+        assert keys.is_required(tmp_path)
+        raise OSError(28, "the disk is full")
+
+    monkeypatch.setattr(keys, "_write", fail)
+    with pytest.raises(OSError, match="the disk is full"):
+        keys.make(tmp_path, "till", GRANTS, NOW)
+    monkeypatch.undo()
+    _, text = keys.make(tmp_path, "till", GRANTS, NOW)
+    (tmp_path / keys.KEYS).unlink()
+    assert keys.is_required(tmp_path)
+    assert proved(tmp_path, text) is None
+    # The next key needs no other step.
+    _, text = keys.make(tmp_path, "till", GRANTS, NOW)
+    assert proved(tmp_path, text) is not None
+
+
+def test_mark_that_cannot_be_looked_for_counts(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 300)
+    assert keys.is_required(long)
+    (tmp_path / keys.REQUIRED).symlink_to(tmp_path / "nowhere")
+    assert keys.is_required(tmp_path)
+    keys.require(tmp_path)
+    assert not (tmp_path / "nowhere").exists()

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import pytest
+import structlog
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
@@ -261,14 +262,14 @@ def private_pem(key: Any) -> bytes:
         (b"{", "cannot be read"),
         (b"{}", "cannot be read"),
         (b'{"keys": 5}', "cannot be read"),
-        (b'{"keys": [5]}', "cannot be read"),
+        (b'{"keys": [5]}', "0 keys .*number 1"),
         (b'{"keys": []}', "0 keys"),
         (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "cannot be read"),
         (private_pem(ED), "private"),
         (jwks({"kty": "oct", "k": "c2VjcmV0", "kid": "a"}), "0 keys"),
         (jwks(jwk(RSA, d="AQAB")), "private"),
         (jwks(jwk(RSA, use="enc")), "0 keys"),
-        (jwks(jwk(RSA, alg="RS512")), "0 keys"),
+        (jwks(jwk(RSA, alg="RS512", kid="a")), "0 keys .*kid 'a'"),
         (jwks(jwk(RSA, kid="a"), jwk(ED, kid="a")), "one kid"),
         (jwks(*(jwk(ED) for _ in range(5))), "without kid"),
         (jwks(*(jwk(ED, kid=str(n)) for n in range(65))), "65 keys"),
@@ -279,3 +280,43 @@ def private_pem(key: Any) -> bytes:
 def test_file_without_usable_keys_is_refused_and_named(data: bytes, what: str) -> None:
     with pytest.raises(IdentityError, match=f"the-file: .*{what}"):
         parse_keys(data, "the-file")
+
+
+FOREIGN: list[Any] = [
+    5,
+    None,
+    [],
+    {},
+    jwk(RSA, kid=7),
+    jwk(RSA, kid="x" * 9_000),
+    jwk(RSA, kid="foreign", use="enc"),
+    jwk(RSA, kid="foreign", key_ops=["encrypt"]),
+    jwk(RSA, kid="foreign", key_ops=5),
+    jwk(RSA, kid="foreign", alg="RS512"),
+    jwk(RSA, kid="foreign", alg=["RS256"]),
+    jwk(RSA, kid="foreign", n="!"),
+    jwk(EC, kid="foreign", crv="secp256k1"),
+    jwk(EC, kid="foreign", crv="P-999"),
+    jwk(EC, kid="foreign", x="AA"),
+    jwk(ED, kid="foreign", crv="X25519"),
+    jwk(ED, kid="foreign", crv=["Ed25519"]),
+    {"kty": "oct", "k": "c2VjcmV0", "kid": "foreign"},
+    {"kty": "AKP", "alg": "ML-DSA-65", "pub": "AA", "kid": "foreign"},
+    {"kty": ["RSA"], "kid": "foreign"},
+]
+
+
+@pytest.mark.parametrize("foreign", FOREIGN, ids=lambda key: repr(key)[:60])
+def test_key_that_is_of_no_use_is_left_out_by_name_and_voids_no_other(foreign: Any) -> None:
+    with structlog.testing.capture_logs() as lines:
+        keys = parse_keys(jwks(jwk(RSA, kid="rsa"), foreign, jwk(ED, kid="ed")), "the-file")
+    assert [key.kid for key in keys] == ["rsa", "ed"]
+    assert Tokens(ISSUER, AUDIENCE, keys).prove(token(ED, "EdDSA", {"kid": "ed"})) is not None
+    assert Tokens(ISSUER, AUDIENCE, keys).prove(token(ED, "EdDSA", {"kid": "foreign"})) is None
+    [line] = lines
+    assert (line["log_level"], line["count"], line["file"]) == ("warning", 1, "the-file")
+    [said] = line["keys"]
+    assert said.startswith("kid 'foreign' (" if "foreign" in repr(foreign) else "number 2 (")
+    assert len(said) < 400
+    with pytest.raises(IdentityError, match="0 keys"):
+        parse_keys(jwks(foreign), "the-file")
