@@ -58,11 +58,16 @@ def status(
 
 
 @app.command()
-def audit(data_dir: DataDir) -> None:
+def audit(
+    data_dir: DataDir,
+    trail: Annotated[bool, typer.Option("--trail", help="The audit trail instead: whether a line is missing.")] = False,
+) -> None:
     """Replay the log, compare it with every snapshot, and check every invariant."""
     from engine import errors
 
     with in_words():
+        if trail:
+            return _audit_trail(data_dir)
         from engine.audit import Violation
         from engine.audit import audit as run
 
@@ -73,6 +78,22 @@ def audit(data_dir: DataDir) -> None:
             fail(Exit.DAMAGED, f"audit: fails: {error}")
         except Violation as error:
             fail(Exit.WRONG, f"audit: fails: {error}")
+
+
+def _audit_trail(data_dir: Path) -> None:
+    from engine.audit_chain import TrailBroken, verify
+    from engine.datadir import refuse_unless_ours
+
+    refuse_unless_ours(data_dir)
+    try:
+        found = verify(data_dir)
+    except TrailBroken as error:
+        fail(Exit.WRONG, f"audit: the trail fails: {error}")
+    print(
+        f"audit: the trail holds, {found.lines} lines in {found.files} files, {found.torn} torn, "
+        f"{found.unchained} not chained, before it {found.before or 'nothing'}, last {found.last or 'nothing'}",
+        flush=True,
+    )
 
 
 @app.command()

@@ -22,7 +22,7 @@ import orjson
 import structlog
 from google.rpc import error_details_pb2, status_pb2
 
-from engine.audit_trail import AuditTrail, summary_of
+from engine.audit_trail import BEGUN, AuditTrail, summary_of
 from engine.grants import SCOPES
 from engine.limits import AUDIT_REFUSED_BURST, AUDIT_REFUSED_PER_S
 
@@ -105,6 +105,8 @@ class ControlIdentity(grpc.aio.ServerInterceptor):
         self._lines_left = float(AUDIT_REFUSED_BURST)
         self._filled_s = now_s()
         self._suppressed = 0
+        # Of the audit trail, since they could not be written.
+        self.lines_failed = 0
 
     async def intercept_service(
         self, continuation: Callable[[Details], Awaitable[Handler]], handler_call_details: Details
@@ -134,19 +136,11 @@ class ControlIdentity(grpc.aio.ServerInterceptor):
             return None
 
     def _refused(self, method: str, caller: RelayedCaller | None, code: grpc.StatusCode, reason: str) -> Handler:
-        sentence = {
-            "CREDENTIALS": "The credentials were not accepted.",
-            "SCOPE_DENIED": "The caller's scopes do not cover this method.",
-        }[reason]
-        status = status_pb2.Status(code=code.value[0], message=sentence)
-        status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="everopen.v1"))
-        trailing = (("grpc-status-details-bin", status.SerializeToString()),)
-
         async def refuse(_: Any, context: Any) -> None:
             # Called by no front at all, it can only be somebody on this machine.
             peer = caller.peer if caller is not None else context.peer()
             self._note_refused(caller, peer, method, code.name)
-            await context.abort(code, sentence, trailing)
+            await _abort(context, code, reason)
 
         # Whatever the method takes: nothing of it is read.
         return grpc.stream_stream_rpc_method_handler(refuse)
@@ -166,11 +160,18 @@ class ControlIdentity(grpc.aio.ServerInterceptor):
         name = "" if caller is None else caller.name
         self._writer.submit(self._write, partial(self._trail.write, name, peer, method, code, **more))
 
-    def _write(self, write: Callable[[], None]) -> None:
+    def _write(self, write: Callable[[], str]) -> str:
+        """The digest of the line; empty: it could not be written."""
         try:
-            write()
+            return write()
         except OSError as error:
+            self.lines_failed += 1
             log.critical("the audit trail cannot be written", error=str(error))
+            return ""
+
+    async def _line(self, write: Callable[[], str]) -> str:
+        """Written also if the caller does not listen any more."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, self._write, write))
 
     def close(self) -> None:
         """Returns once all lines are written."""
@@ -204,13 +205,21 @@ class ControlIdentity(grpc.aio.ServerInterceptor):
         return handler._replace(**{kind: wrapped})
 
     def _recorded(self, serve: Any, method: str, caller: RelayedCaller) -> Any:
-        """What changes something is a unary call that does not block: anything else would need more than this."""
+        """A line before it is carried out, without which it is not, and one that says how it ended.
+
+        What changes something is a unary call that does not block: anything else would need more than this.
+        """
         if not inspect.iscoroutinefunction(serve):
             raise AssertionError(f"{method} changes something, and is not a coroutine")
 
         async def answer(request: Any, context: Any) -> Any:
-            code = grpc.StatusCode.UNKNOWN.name
+            summary = summary_of(request) if hasattr(request, "ListFields") else {}
+            line = partial(self._trail.write, caller.name, caller.peer, method, summary=summary)
+            begun, code = "", grpc.StatusCode.UNKNOWN.name
             try:
+                begun = await self._line(partial(line, BEGUN))
+                if not begun:
+                    await _abort(context, grpc.StatusCode.UNAVAILABLE, "AUDIT_TRAIL")
                 answered = await serve(request, context)
                 code = _name_of(context.code()) or grpc.StatusCode.OK.name
                 return answered
@@ -221,12 +230,21 @@ class ControlIdentity(grpc.aio.ServerInterceptor):
                 code = _name_of(context.code()) or code
                 raise
             finally:
-                summary = summary_of(request) if hasattr(request, "ListFields") else {}
-                line = partial(self._trail.write, caller.name, caller.peer, method, code, summary)
-                # The caller hears of it once the line is on the disk, also if he does not listen any more.
-                await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._writer, self._write, line))
+                # The caller hears of it once this line is on the disk too.
+                await self._line(partial(line, code, begun=begun))
 
         return answer
+
+
+async def _abort(context: Any, code: grpc.StatusCode, reason: str) -> None:
+    sentence = {
+        "CREDENTIALS": "The credentials were not accepted.",
+        "SCOPE_DENIED": "The caller's scopes do not cover this method.",
+        "AUDIT_TRAIL": "The audit trail cannot be written, and nothing is changed without it.",
+    }[reason]
+    status = status_pb2.Status(code=code.value[0], message=sentence)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="everopen.v1"))
+    await context.abort(code, sentence, (("grpc-status-details-bin", status.SerializeToString()),))
 
 
 def _others(metadata: Any) -> tuple[Any, ...]:

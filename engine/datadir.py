@@ -22,6 +22,8 @@ SHARDS_DEFAULT = 1
 _TEMPORARY = f".{IDENTITY}.tmp"
 # engine/keys.py
 _KEYS = ("keys.json", ".keys.json.tmp", "authentication.required")
+# engine/audit_trail.py
+_AUDIT = re.compile(r"audit(-[\dTZ.]+)?\.jsonl")
 _SHARD = re.compile(r"shard-\d{4}")
 _SNAPSHOT = re.compile(r"snapshot-(\d{20})\.snap")
 
@@ -130,7 +132,7 @@ def _is_nobodys(path: Path) -> bool:
     if _SHARD.fullmatch(path.name):
         return path.is_dir() and not any(path.iterdir())
     # Keys may be made before the first start.
-    return path.name in (_TEMPORARY, *_KEYS, "audit.jsonl", "lost+found")
+    return path.name in (_TEMPORARY, *_KEYS, "lost+found") or _AUDIT.fullmatch(path.name) is not None
 
 
 def give_to_owner(fd: int, data_dir: Path) -> None:

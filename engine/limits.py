@@ -84,6 +84,9 @@ RELAY_SECRET_BYTES: Final = 32
 # Lines of the audit trail for calls that were refused.
 AUDIT_REFUSED_PER_S: Final = 10
 AUDIT_REFUSED_BURST: Final = 100
+# Before the next file is begun; and how long a line waits for those of other processes.
+AUDIT_FILE_BYTES_MAX: Final = 64 * 1024**2
+AUDIT_LOCK_S_MAX: Final = 10.0
 
 LOG_ID_BYTES: Final = 16
 DATA_FORMAT_VERSION: Final = 1

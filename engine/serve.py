@@ -9,11 +9,13 @@ import signal
 import sys
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from importlib.metadata import version
 
 import structlog
 
 from engine import adoption, datadir, dumps, runtime
 from engine._core import board_create
+from engine.audit_trail import recorded
 from engine.errors import FilesBroken
 from engine.identity import Authenticator
 from engine.listen import Listeners, parse_address
@@ -65,7 +67,9 @@ def serve(settings: Settings) -> int:
         # A terminal that goes away is no reason to stop. Once it runs, the supervisor hears it as a wish to read files.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         supervisor = Supervisor(settings, directories, listeners, board, folder, meeting, children)
-        code = asyncio.run(supervisor.run(orphans))
+        with recorded(settings.data_dir, "serve", strict=False, version=version("everopen"), pid=os.getpid()) as line:
+            code = asyncio.run(supervisor.run(orphans))
+            line["exit"] = "its program is replaced" if code == EXEC else code
         if code == EXEC:
             _replace_program(lock)
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+import structlog
 
-from engine import keys
-from engine.audit_trail import AUDIT_TRAIL, AuditTrail, recorded, summary_of
+from engine import audit_trail, keys
+from engine.audit_chain import Trail, TrailBroken, verify
+from engine.audit_trail import AUDIT_TRAIL, BEGUN, AuditTrail, full_files, recorded, summary_of
+from engine.datadir import refuse_unless_ours
+from engine.exits import Exit
 from engine.grants import Grants
 from everopen.v1 import inventory_service_pb2 as inventory
 from everopen.v1 import order_service_pb2 as orders
+from tests.serving import everopen
 
 
 def lines(data_dir: Path) -> list[dict[str, Any]]:
@@ -36,6 +44,7 @@ def test_line_says_who_what_when_and_how_it_ended(tmp_path: Path) -> None:
         "method": "/everopen.v1.ClusterService/Move",
         "summary": {"shard": 3},
         "code": "OK",
+        "previous": "",
     }
     assert stat.S_IMODE((tmp_path / AUDIT_TRAIL).stat().st_mode) == 0o600
 
@@ -52,7 +61,9 @@ def test_line_is_synced_before_it_is_said_to_be_written(tmp_path: Path, monkeypa
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_size))
     with AuditTrail(tmp_path) as trail:
         trail.write("a", "", "m", "OK")
-        assert synced == [(tmp_path / AUDIT_TRAIL).stat().st_size]
+        # Before it the directory, which has a new name in it.
+        assert len(synced) == 2
+        assert synced[1] == (tmp_path / AUDIT_TRAIL).stat().st_size
 
 
 def test_half_a_line_stays_and_spoils_no_other(tmp_path: Path) -> None:
@@ -91,7 +102,7 @@ import sys
 from pathlib import Path
 from engine import keys
 from engine.audit_trail import AuditTrail
-with AuditTrail(Path(sys.argv[1])) as trail:
+with AuditTrail(Path(sys.argv[1]), 20_000) as trail:
     for number in range(50):
         trail.write(sys.argv[2], "x" * 200, "m", "OK", {"number": number})
 """
@@ -99,7 +110,7 @@ with AuditTrail(Path(sys.argv[1])) as trail:
 
 def test_lines_of_processes_and_threads_do_not_mix(tmp_path: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(n)]) for n in range(3)]
-    with AuditTrail(tmp_path) as trail:
+    with AuditTrail(tmp_path, 20_000) as trail:
 
         def write(name: str) -> None:
             for number in range(50):
@@ -112,7 +123,9 @@ def test_lines_of_processes_and_threads_do_not_mix(tmp_path: Path) -> None:
             thread.join()
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     by_caller: dict[str, list[int]] = {}
-    for line in lines(tmp_path):
+    full = full_files(tmp_path)
+    assert verify(tmp_path) == Trail(files=len(full) + 1, lines=250, last=verify(tmp_path).last)
+    for line in [orjson.loads(line) for path in full for line in path.read_bytes().splitlines()] + lines(tmp_path):
         by_caller.setdefault(line["caller"], []).append(line["summary"]["number"])
     assert by_caller == {name: list(range(50)) for name in ("0", "1", "2", "thread-0", "thread-1")}
 
@@ -130,19 +143,30 @@ def test_summary_has_numbers_and_no_texts() -> None:
     assert summary_of(inventory.BatchPutShopsRequest()) == {}
 
 
-def test_command_leaves_a_line_however_it_ends(tmp_path: Path) -> None:
+def test_command_leaves_a_line_before_it_and_one_however_it_ends(tmp_path: Path) -> None:
     with recorded(tmp_path, "backup", target="there") as summary:
+        assert [line["code"] for line in lines(tmp_path)] == [BEGUN], "before it is carried out"
         summary["shards"] = 2
     with pytest.raises(RuntimeError), recorded(tmp_path, "upgrade"):
         raise RuntimeError("no")
-    done, failed = lines(tmp_path)
+    begun, done, begun_too, failed = lines(tmp_path)
+    assert (begun["method"], begun["summary"]) == ("everopen backup", {"target": "there"})
     assert (done["method"], done["summary"], done["code"]) == (
         "everopen backup",
         {"target": "there", "shards": 2},
         "OK",
     )
-    assert (failed["method"], failed["code"]) == ("everopen upgrade", "UNUSABLE")
+    assert (begun_too["code"], failed["method"], failed["code"]) == (BEGUN, "everopen upgrade", "UNUSABLE")
     assert done["caller"] == f"uid:{os.getuid()}"
+    first, _, third, _ = (tmp_path / AUDIT_TRAIL).read_bytes().splitlines()
+    assert [done["begun"], failed["begun"]] == [sha256(first).hexdigest(), sha256(third).hexdigest()]
+
+
+def test_engine_serves_also_where_no_line_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / AUDIT_TRAIL).mkdir()
+    with structlog.testing.capture_logs() as said, recorded(tmp_path, "serve", strict=False):
+        pass
+    assert [line["log_level"] for line in said] == ["critical", "critical"]
 
 
 def test_command_whose_line_cannot_be_written_is_not_begun(tmp_path: Path) -> None:
@@ -171,3 +195,138 @@ def test_what_is_no_file_of_the_owner_is_not_written_to(tmp_path: Path) -> None:
             trail.write("cli:root", "-", "keys make", "OK")
         (data_dir / AUDIT_TRAIL).unlink()
     assert other.read_bytes() == b"of somebody else\n"
+
+
+# The chain, and one file after the other.
+
+
+def write(data_dir: Path, count: int, bytes_max: int = 1 << 20, first: int = 0) -> str:
+    """The digest of the last line."""
+    digest = ""
+    with AuditTrail(data_dir, bytes_max) as trail:
+        for number in range(first, first + count):
+            digest = trail.write("a", "", "m", "OK", {"number": number})
+    return digest
+
+
+def test_every_line_has_the_digest_of_the_one_before_it(tmp_path: Path) -> None:
+    digests = ["", *(write(tmp_path, 1, first=number) for number in range(4))]
+    raw = (tmp_path / AUDIT_TRAIL).read_bytes().splitlines()
+    assert [line["previous"] for line in lines(tmp_path)] == digests[:-1]
+    assert digests[1:] == [sha256(line).hexdigest() for line in raw]
+    assert verify(tmp_path) == Trail(files=1, lines=4, last=digests[-1])
+
+
+def test_full_file_gets_a_name_with_its_time_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    last = write(tmp_path, 60, bytes_max=2_000)
+    full = full_files(tmp_path)
+    assert len(full) >= 4
+    assert all(1_000 < path.stat().st_size <= 2_000 for path in full)
+    assert verify(tmp_path) == Trail(files=len(full) + 1, lines=60, last=last)
+    found = [orjson.loads(line) for path in full for line in path.read_bytes().splitlines()] + lines(tmp_path)
+    assert [line["summary"]["number"] for line in found] == list(range(60))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in full} == {0o600}
+    # A data directory with nothing else in it is still nobody's.
+    refuse_unless_ours(tmp_path)
+
+
+def test_file_that_is_full_is_named_after_all_others_whatever_the_clock_says(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    (tmp_path / AUDIT_TRAIL).rename(tmp_path / "audit-29991231T235959.999999Z.jsonl")
+    write(tmp_path, 20, bytes_max=2_000)
+    names = [path.name for path in full_files(tmp_path)]
+    assert names[:2] == ["audit-29991231T235959.999999Z.jsonl", "audit-30000101T000000.000000Z.jsonl"]
+    assert verify(tmp_path).lines == 23
+
+
+def test_line_longer_than_a_file_may_be_is_written_all_the_same(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    with AuditTrail(tmp_path, 2_000) as trail:
+        trail.write("a", "", "m", "OK", {"shops": ["x" * 100] * 200})
+        trail.write("b", "", "m", "OK")
+    assert verify(tmp_path).lines == 3
+
+
+def test_trail_whose_older_files_were_moved_away_holds_and_says_so(tmp_path: Path) -> None:
+    write(tmp_path, 60, bytes_max=2_000)
+    first, *_ = full_files(tmp_path)
+    before = sha256(first.read_bytes().splitlines()[-1]).hexdigest()
+    first.unlink()
+    assert verify(tmp_path).before == before
+    # In between none may be missing.
+    full_files(tmp_path)[1].unlink()
+    with pytest.raises(TrailBroken, match="line 1 does not follow"):
+        verify(tmp_path)
+
+
+def cut(raw: list[bytes]) -> list[bytes]:
+    return raw[:3] + raw[4:]
+
+
+def change(raw: list[bytes]) -> list[bytes]:
+    return [*raw[:3], raw[3].replace(b'"a"', b'"b"'), *raw[4:]]
+
+
+def put_in(raw: list[bytes]) -> list[bytes]:
+    return [*raw[:3], raw[2], *raw[3:]]
+
+
+def exchange(raw: list[bytes]) -> list[bytes]:
+    return [*raw[:3], raw[4], raw[3], *raw[5:]]
+
+
+def unchain(raw: list[bytes]) -> list[bytes]:
+    return [*raw[:3], b"{}", *raw[3:]]
+
+
+def spoil(raw: list[bytes]) -> list[bytes]:
+    return [*raw[:3], b"{", *raw[4:]]
+
+
+@pytest.mark.parametrize("damage", [cut, change, put_in, exchange, unchain, spoil])
+def test_line_that_was_changed_put_in_or_taken_away_shows(
+    tmp_path: Path, damage: Callable[[list[bytes]], list[bytes]]
+) -> None:
+    write(tmp_path, 8)
+    path = tmp_path / AUDIT_TRAIL
+    path.write_bytes(b"".join(line + b"\n" for line in damage(path.read_bytes().splitlines())))
+    with pytest.raises(TrailBroken, match=r"line [45]"):
+        verify(tmp_path)
+    done = everopen("audit", "--trail", "--data-dir", tmp_path)
+    assert done.returncode == Exit.WRONG
+    assert "audit.jsonl: line" in done.stderr
+
+
+def test_half_a_line_and_lines_of_an_older_program_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / AUDIT_TRAIL
+    path.write_bytes(b'{"time": "2026", "code": "OK"}\n{"time": "20')
+    last = write(tmp_path, 2)
+    assert verify(tmp_path) == Trail(files=1, lines=4, torn=1, unchained=1, last=last)
+    done = everopen("audit", "--trail", "--data-dir", tmp_path)
+    assert done.returncode == Exit.OK
+    assert f"4 lines in 1 files, 1 torn, 1 not chained, before it nothing, last {last}" in done.stdout
+
+
+def test_directory_without_a_trail_holds(tmp_path: Path) -> None:
+    assert verify(tmp_path) == Trail()
+
+
+def test_file_that_was_moved_away_under_a_writer_is_begun_anew(tmp_path: Path) -> None:
+    with AuditTrail(tmp_path) as trail:
+        trail.write("a", "", "m", "OK")
+        (tmp_path / AUDIT_TRAIL).rename(tmp_path / "elsewhere")
+        trail.write("b", "", "m", "OK")
+    assert [line["caller"] for line in lines(tmp_path)] == ["b"]
+
+
+def test_lock_that_another_process_keeps_is_an_error_and_no_wait_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_trail, "AUDIT_LOCK_S_MAX", 0.01)
+    write(tmp_path, 1)
+    with (tmp_path / AUDIT_TRAIL).open("rb") as held, AuditTrail(tmp_path) as trail:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match="locked"):
+            trail.write("a", "", "m", "OK")
+        fcntl.flock(held, fcntl.LOCK_UN)
+        trail.write("a", "", "m", "OK")

@@ -32,7 +32,9 @@ def test_key_is_made_before_the_first_start_shown_once_and_revoked(tmp_path: Pat
     assert "revoked" in everopen("keys", "list", "--data-dir", data_dir).stdout
     trail = (data_dir / AUDIT_TRAIL).read_bytes()
     lines = [orjson.loads(line) for line in trail.splitlines()]
-    assert [line["method"] for line in lines] == ["everopen keys make", "everopen keys revoke"]
+    assert [(line["method"], line["code"]) for line in lines] == [
+        (f"everopen {command}", code) for command in ("keys make", "serve", "keys revoke") for code in ("BEGUN", "OK")
+    ]
     secret = text.split("_")[2]
     for seen in (listed.stdout, trail.decode(), (data_dir / keys.KEYS).read_text(), made.stderr):
         assert secret[: keys.SECRET_CHARACTERS] not in seen

@@ -12,6 +12,7 @@ import orjson
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from engine.audit_chain import verify
 from engine.audit_trail import AUDIT_TRAIL, AuditTrail
 from engine.control_identity import CALLER, RELAY, ControlIdentity, scope_of
 from engine.grants import SCOPES
@@ -26,6 +27,7 @@ class Services(grpc.GenericRpcHandler):
     def __init__(self) -> None:
         self.seen: list[Any] = []
         self.begun = asyncio.Event()
+        self.moves = 0
 
     def service(self, details: Any) -> Any:
         self.seen.append(details.invocation_metadata)
@@ -53,6 +55,7 @@ class Services(grpc.GenericRpcHandler):
         return self._answer(context)
 
     async def move(self, request: bytes, context: Any) -> bytes:
+        self.moves += 1
         return b"moved"
 
     async def fail(self, request: bytes, context: Any) -> bytes:
@@ -128,6 +131,13 @@ async def test_stream_and_method_of_a_thread_are_served_alike(scene: Scene) -> N
     assert orjson.loads(answer)[0] == "key:ops"
 
 
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    [details] = [value for name, value in error.trailing_metadata() or () if name == "grpc-status-details-bin"]
+    info = error_details_pb2.ErrorInfo()
+    assert status_pb2.Status.FromString(details).details[0].Unpack(info)
+    return info.reason
+
+
 GOOD = relayed(*SCOPES)
 
 
@@ -187,10 +197,7 @@ def test_method_needs_its_scope_and_what_is_not_known_the_greatest(method: str, 
 async def test_call_without_the_scope_is_refused_and_is_in_the_trail(scene: Scene) -> None:
     error = await scene.refused(ADMIN, relayed(*(SCOPES - {"cluster:admin"}), peer="192.0.2.1:5"))
     assert error.code() == grpc.StatusCode.PERMISSION_DENIED
-    [details] = [value for name, value in error.trailing_metadata() or () if name == "grpc-status-details-bin"]
-    info = error_details_pb2.ErrorInfo()
-    assert status_pb2.Status.FromString(details).details[0].Unpack(info)
-    assert info.reason == "SCOPE_DENIED"
+    assert reason_of(error) == "SCOPE_DENIED"
     assert (await scene.refused(READ, relayed("cluster:admin"))).code() == grpc.StatusCode.PERMISSION_DENIED
     assert not scene.services.seen
     first, second = scene.lines()
@@ -208,10 +215,14 @@ async def test_call_that_changes_something_is_in_the_trail_however_it_ends(scene
     await asyncio.wait([hanging])
     await scene.server.stop(20)
     assert [(line["method"], line["code"]) for line in scene.lines()] == [
+        (ADMIN, "BEGUN"),
         (ADMIN, "OK"),
+        (f"{ADMIN}Fails", "BEGUN"),
         (f"{ADMIN}Fails", "FAILED_PRECONDITION"),
+        (f"{ADMIN}Hangs", "BEGUN"),
         (f"{ADMIN}Hangs", "CANCELLED"),
     ]
+    assert verify(scene.data_dir).lines == 6
 
 
 async def test_call_that_only_reads_is_not_in_the_trail(scene: Scene) -> None:
@@ -234,7 +245,25 @@ async def test_flood_of_refused_calls_does_not_fill_the_trail_and_is_counted(sce
     assert lines[-1]["suppressed"] == 30
 
 
-async def test_trail_that_cannot_be_written_stops_no_call(scene: Scene) -> None:
-    (scene.data_dir / AUDIT_TRAIL).mkdir()
-    assert await scene.call(ADMIN, relayed("cluster:admin")) == b"moved"
+async def test_call_that_changes_something_is_not_carried_out_without_a_line(scene: Scene) -> None:
+    trail = scene.data_dir / AUDIT_TRAIL
+    trail.mkdir()
+    error = await scene.refused(ADMIN, relayed("cluster:admin"))
+    assert error.code() == grpc.StatusCode.UNAVAILABLE
+    assert reason_of(error) == "AUDIT_TRAIL"
+    assert scene.services.moves == 0
+    # What changes nothing goes on, and what is refused is refused for its own reason.
+    await scene.call(READ, relayed("cluster:read"))
     assert (await scene.refused(ADMIN, relayed())).code() == grpc.StatusCode.PERMISSION_DENIED
+    trail.rmdir()
+    assert await scene.call(ADMIN, relayed("cluster:admin")) == b"moved"
+    assert scene.services.moves == 1
+
+
+async def test_line_is_on_the_disk_before_the_call_is_carried_out(scene: Scene) -> None:
+    hanging = asyncio.create_task(scene.call(f"{ADMIN}Hangs", relayed("cluster:admin")))
+    await asyncio.wait_for(scene.services.begun.wait(), 20)
+    [line] = [orjson.loads(line) for line in (scene.data_dir / AUDIT_TRAIL).read_bytes().splitlines()]
+    assert (line["caller"], line["method"], line["code"]) == ("key:ops", f"{ADMIN}Hangs", "BEGUN")
+    hanging.cancel()
+    await asyncio.wait([hanging])

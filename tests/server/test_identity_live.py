@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from everopen.v1.cluster_service_pb2_grpc import ClusterServiceStub
 from everopen.v1.order_service_pb2_grpc import OrderServiceStub
 from tests.front.authority import Authority
 from tests.server.test_supervisor import PATIENCE_S, eventually
-from tests.serving import Server, order
+from tests.serving import Server, everopen, order
 from tests.tokens import AUDIENCE, ED, ISSUER, OTHER_RSA, jwk, jwks, pem, token, write
 
 NOW = 1_700_000_000_000
@@ -163,7 +164,12 @@ def test_refused_by_the_control_server_is_in_the_trail_and_so_is_the_caller(data
         assert callers(server, shown, *forged).workers() == OK
         assert server.stop() == 0
     lines = [orjson.loads(line) for line in (data_dir / AUDIT_TRAIL).read_bytes().splitlines()]
-    assert [line["code"] for line in lines] == ["UNAUTHENTICATED", "UNAUTHENTICATED"]
+    said = [(line["method"], line["code"]) for line in lines]
+    refused_call = ("/everopen.v1.ClusterService/GetWorkers", "UNAUTHENTICATED")
+    assert said == [("everopen serve", "BEGUN"), refused_call, refused_call, ("everopen serve", "OK")]
+    assert lines[0]["summary"] == {"version": version("everopen"), "pid": server.process.pid}
+    assert lines[3]["summary"]["exit"] == 0
+    assert everopen("audit", "--trail", "--data-dir", data_dir).returncode == 0
     assert shown[1] not in (data_dir / AUDIT_TRAIL).read_text() + server.stderr
 
 
