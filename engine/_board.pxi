@@ -94,6 +94,7 @@ cpdef enum FrontCounter:
     TLS_RESUMED                       # of those that succeeded
     TLS_RELOADS                       # of certificates, while serving
     TLS_RELOADS_FAILED                # what was there before goes on
+    ARCHIVE_WAITS                     # turns in which orders waited for the archive to catch up
     COUNTERS_END
 
 INVARIANT(<int>COUNTERS_END <= <int>COUNTERS_ROOM, b"a slot has room for every counter")

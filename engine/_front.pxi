@@ -9,7 +9,7 @@ SETTING_NAMES = (
     "handshake_ms", "message_ms", "keepalive_ms", "keepalive_timeout_ms", "connection_age_ms", "age_grace_ms",
     "relay_bytes_per_turn", "relay_buffer_bytes", "relay_bytes_max", "relay_connect_ms", "overloaded_turn_us",
     "accept_lead_ppm", "shed_lead_ppm", "balance_ms", "handover_ms",
-    "archive_calls_max", "trace_ppm", "measured_every", "identity_calls_max",
+    "archive_calls_max", "trace_ppm", "measured_every", "identity_calls_max", "archive_lag_ms", "archive_wait_ms",
 )
 INVARIANT(len(SETTING_NAMES) * sizeof(uint64_t) == sizeof(FrontSettings), b"each setting has its name")
 

@@ -1,9 +1,11 @@
 # Calls on orders that are not in memory and may be in the archive: they are parked, the order is looked up off the
 # loop, and then they are executed again. A command finds the order restored; GetOrder is answered from what the archive
-# has. And what keeps memory bounded: orders are evicted, a slice a turn.
+# has. And what keeps memory bounded: orders are evicted, a slice a turn, and none come faster than they leave.
 
 cdef enum:
     PARKED_SLOT_BITS = 16
+    PLACES_MAX = 16384                   # orders that may come at once, however few have left memory
+    CATCH_UP_SHARE = 8                   # of so many orders that leave, all but one are made up for by new ones
 
 # A question, as Python takes it.
 cdef struct Lookup:
@@ -120,7 +122,7 @@ cdef void archive_turn(Front* f) noexcept nogil:
     cdef Parked* p
     while f.answered != NULL and budget > 0:
         p = f.answered
-        if log_must_catch_up(f, p.job):
+        if must_wait(f, p.job):
             f.stalled = True
             return
         f.answered = p.next
@@ -261,7 +263,10 @@ cdef void retention_turn(Front* f) noexcept nogil:
     f.evicting = False
     for shard in range(f.shards):
         h = f.hosted[shard]
-        if h == NULL or f.handing_over or not (h.evicting or h.raise_wanted):
+        if h == NULL or f.handing_over:
+            continue
+        pace(h)
+        if not (h.evicting or h.raise_wanted):
             continue
         if log_is_behind(h):
             f.stalled = True
@@ -275,13 +280,35 @@ cdef void retention_turn(Front* f) noexcept nogil:
 
 
 cdef void evict_slice(Front* f, Hosted* h) noexcept nogil:
-    cdef uint64_t before = h.state.sequence
+    cdef uint64_t before = h.state.sequence, evicted = h.state.evicted_orders
     h.evicting = evict_some(h.state, h.evict_through, logged_now_ms(h), h.journal) != 0
     if h.state.sequence == before:
         h.evicting = False               # refused, as by a log without room: the next sweep tries again
-    else:
-        tally(f, EVICTIONS, 1)
-        hold_commit(h, 1)
+        return
+    evicted = h.state.evicted_orders - evicted
+    h.places_left += <int64_t>(evicted - evicted // <uint64_t>CATCH_UP_SHARE)
+    h.evicted_ns = f.now_ns
+    tally(f, EVICTIONS, 1)
+    hold_commit(h, 1)
+
+
+# An archive that is behind is not outrun: while the oldest order should have left memory long ago, as many are placed
+# as leave. One that takes nothing at all keeps nobody waiting.
+cdef void pace(Hosted* h) noexcept nogil:
+    cdef State* s = h.state
+    cdef int64_t lag_ms = <int64_t>h.front.settings.archive_lag_ms
+    h.paced = s.closed.head != 0 and window_is_over(s, s.closed.head, s.time_ms - lag_ms)
+    if not h.paced or h.places_left > <int64_t>PLACES_MAX:
+        h.places_left = PLACES_MAX
+
+
+cdef inline bint archive_must_catch_up(Hosted* h) noexcept nogil:
+    cdef Front* f = h.front
+    if (not h.paced or h.places_left > 0 or f.handing_over
+            or f.now_ns >= h.evicted_ns + f.settings.archive_wait_ms * 1000000):
+        return False
+    tally(f, ARCHIVE_WAITS, 1)
+    return True
 
 
 cdef void retention_sweep(Front* f) noexcept nogil:

@@ -40,7 +40,7 @@ cdef void serve_source(Front* f, JobQueue* source, Job** group, int* grouped) no
                 return
             budget -= 1
             continue
-        if (source.first.is_batch or grouped[0] == 0) and log_must_catch_up(f, source.first):
+        if (source.first.is_batch or grouped[0] == 0) and must_wait(f, source.first):
             f.stalled = True
             return
         job = queue_pop(source)
@@ -58,10 +58,11 @@ cdef void serve_source(Front* f, JobQueue* source, Job** group, int* grouped) no
                 execute_group(f, group, grouped)
 
 
-# The next segment is not ready yet, or too much waits for the disk: jobs stay where they are, and their senders are not
-# read. A disk that is full is another matter, and refused.
-cdef inline bint log_must_catch_up(Front* f, Job* job) noexcept nogil:
-    return f.hosted[job.shard] != NULL and log_is_behind(f.hosted[job.shard])
+# The next segment is not ready yet, too much waits for the disk, or the archive has to catch up: jobs stay where they
+# are, and their senders are not read. A disk that is full is another matter, and refused.
+cdef inline bint must_wait(Front* f, Job* job) noexcept nogil:
+    cdef Hosted* h = f.hosted[job.shard]
+    return h != NULL and (log_is_behind(h) or archive_must_catch_up(h))
 
 
 cdef inline bint log_is_behind(Hosted* h) noexcept nogil:
@@ -118,6 +119,7 @@ cdef void execute_group(Front* f, Job** group, int* grouped) noexcept nogil:
         # Nothing of another method decodes as an order by chance: it is given no bytes.
         items[i] = group[i].request if group[i].method == PLACE_ORDER else span_empty()
         placing += group[i].method == PLACE_ORDER
+    h.places_left -= placing
     if placing > 1:
         make_ready(h.state, items, count_of, orders)
     for i in range(count_of):
@@ -179,6 +181,8 @@ cdef int64_t execute_slice(Front* f, Job* job, int64_t budget) noexcept nogil:
     items = execute_some(s, job.method, job.request.data, job.request.size, &job.offset, most, logged_now_ms(h),
                          &job.answer, h.journal)
     job.items += <uint32_t>items
+    if job.method == PLACE_ORDER:
+        h.places_left -= items
     tally(f, COMMANDS_EXECUTED, <uint64_t>items)
     if items < most or job.offset >= job.request.size:
         note(job, TIME_EXECUTED)

@@ -228,6 +228,9 @@ cdef struct Hosted:                      # a shard that lives here
     uint64_t marked                      # the sequence of the last mark
     uint64_t evict_through               # the archive has what was closed up to there
     bint evicting                        # more of it may be due
+    bint paced                           # orders wait for the archive once places_left is spent
+    int64_t places_left
+    uint64_t evicted_ns                  # when orders have left memory for the last time
     bint raise_wanted                    # of the level
     uint64_t expired_before              # orders, in what was read of the log
 
@@ -298,7 +301,7 @@ cdef struct FrontSettings:
     uint64_t handshake_ms, message_ms, keepalive_ms, keepalive_timeout_ms, connection_age_ms, age_grace_ms
     uint64_t relay_bytes_per_turn, relay_buffer_bytes, relay_bytes_max, relay_connect_ms, overloaded_turn_us
     uint64_t accept_lead_ppm, shed_lead_ppm, balance_ms, handover_ms, archive_calls_max, trace_ppm, measured_every
-    uint64_t identity_calls_max
+    uint64_t identity_calls_max, archive_lag_ms, archive_wait_ms
 
 cdef struct Front:
     int epoll_fd

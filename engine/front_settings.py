@@ -96,6 +96,11 @@ DEFAULTS: Final[Mapping[str, int]] = MappingProxyType(
         "measured_every": 16,
         # Calls that wait until it is known who makes them, and credentials that are asked for at one time.
         "identity_calls_max": 1_024,
+        # So long an order may be due to leave memory before new ones come no faster than old ones leave. Twice what the
+        # archive may take to hear of it.
+        "archive_lag_ms": 3_000,
+        # They wait no longer than this for the next ones to leave: less than what a call may take in an upgrade.
+        "archive_wait_ms": 200,
     }
 )
 

@@ -368,6 +368,55 @@ def test_evict_goes_on_in_slices_until_none_is_due(front: Front) -> None:
         front.native.evict(1, 5)
 
 
+def outrun(front: Front) -> list[int]:
+    """The archive has one order of many that should have left memory; as many were placed as may be meanwhile.
+
+    Returns the closing sequences of the others.
+    """
+    seed(front)
+    say(front, batch(f"closed-{number}" for number in range(500)))
+    names = [f"closed-{number}" for number in range(500)]
+    say(front, *(orders.CancelOrderRequest(shop_id="shop", order_id=name, command_id="c") for name in names))
+    archived(front, 500)
+    first, *others = [row[0] for row in replayed(front).closed(0, 100_000)]
+    front.native.evict(0, first)
+    until(lambda: front.engines[0].counts()["evicted_orders"] == 1)
+    for round_number in range(16):
+        say(front, batch(f"more-{round_number}-{number}" for number in range(1024)))
+    return others
+
+
+def test_orders_wait_for_an_archive_that_is_behind(fronts: Fronts) -> None:
+    front = fronts.start(archive_lag_ms=1, archive_wait_ms=1_000_000)
+    others = outrun(front)
+    with Connection(front.address) as connection:
+        asked = ask(connection, order("waits"))
+        until(lambda: front.count("archive_waits") > 0)
+        # Who waits is not read, but others are served.
+        with Connection(front.address) as other:
+            assert message(other.call(HEALTH_CHECK, b""))
+        assert front.engines[0].counts()["orders"] == 499 + 16 * 1024
+        front.native.evict(0, others[99])
+        message(connection.answer(asked))
+    # Fewer may come than have left, so that it catches up.
+    with Connection(front.address) as connection:
+        asked = [ask(connection, order(f"later-{number}")) for number in range(99)]
+        until(lambda: front.engines[0].counts()["orders"] >= 399 + 16 * 1024 + 88)
+        waits = front.count("archive_waits")
+        until(lambda: front.count("archive_waits") > waits)
+        assert front.engines[0].counts()["orders"] < 399 + 16 * 1024 + 99
+        front.native.evict(0, others[-1])
+        for stream_id in asked:
+            message(connection.answer(stream_id))
+    assert_replays(front)
+
+
+def test_archive_that_takes_nothing_keeps_nobody_waiting(fronts: Fronts) -> None:
+    front = fronts.start(archive_lag_ms=1, archive_wait_ms=1)
+    outrun(front)
+    say(front, order("does-not-wait"))
+
+
 def test_level_is_raised_once(fronts: Fronts) -> None:
     log_id = bytes(range(16))
     shard = Shard(log_id, level=1)
