@@ -67,6 +67,7 @@ include "_route.pxi"
 # Wiring.
 include "_clock.pxi"
 include "_ahead.pxi"
+include "_replay.pxi"
 include "_shard.pxi"
 include "_snapshot_load.pxi"
 include "_snapshot_save.pxi"

@@ -265,7 +265,7 @@ cdef void retention_turn(Front* f) noexcept nogil:
         h = f.hosted[shard]
         if h == NULL or f.handing_over:
             continue
-        pace(h)
+        pace_orders(h)
         if not (h.evicting or h.raise_wanted):
             continue
         if log_is_behind(h):
@@ -294,7 +294,7 @@ cdef void evict_slice(Front* f, Hosted* h) noexcept nogil:
 
 # An archive that is behind is not outrun: while the oldest order should have left memory long ago, as many are placed
 # as leave. One that takes nothing at all keeps nobody waiting.
-cdef void pace(Hosted* h) noexcept nogil:
+cdef void pace_orders(Hosted* h) noexcept nogil:
     cdef State* s = h.state
     cdef int64_t lag_ms = <int64_t>h.front.settings.archive_lag_ms
     h.paced = s.closed.head != 0 and window_is_over(s, s.closed.head, s.time_ms - lag_ms)

@@ -81,6 +81,12 @@ cdef bytes _activation(uint32_t level, int64_t window_ms, uint32_t entries_max):
     return b"\x08" + varint(level) + b"\x10" + varint(window_ms) + b"\x18" + varint(entries_max)
 
 
+# Nothing is applied on this thread: it reads and decodes for the other one.
+def _read_ahead(size_t of):
+    with nogil:
+        read_ahead(<ReadAhead*>of)
+
+
 cdef class Shard:
     """The state machine without log or clock. See the stub for what its methods promise."""
     cdef State* state
@@ -159,13 +165,21 @@ cdef class Shard:
 
         Raises ReplayMismatch, and what the reader raises.
         """
+        cdef ReadAhead* a = read_ahead_new(&reader.reader, self.state.sequence + 1, records_max)
         cdef const char* reason = NULL
         cdef uint64_t count = 0
         cdef uint64_t before = self.state.sequence
-        cdef int code = LOG_RECORD
-        with nogil:
-            while count < records_max and code == LOG_RECORD:
-                code = replay_group(self.state, &reader.reader, records_max - count, &count, &reason)
+        cdef int code
+        if a == NULL:
+            raise MemoryError("no memory for a replay")
+        thread = threading.Thread(target=_read_ahead, args=(<size_t>a,), name="everopen-replay", daemon=True)
+        try:
+            thread.start()
+            with nogil:
+                code = replay_ahead(self.state, a, &count, &reason)
+            thread.join()
+        finally:
+            read_ahead_free(a)
         if reason != NULL:
             raise ReplayMismatch(before + count + 1, reason.decode())
         if code != LOG_RECORD and code != LOG_END:
@@ -306,47 +320,6 @@ cdef class Shard:
     @staticmethod
     def load(path, bytes log_id=None):
         return load_snapshot(_os.fspath(path), log_id)
-
-
-# The next records, as many as are made ready together and at most `most`; `done` of them are applied. LOG_RECORD: there
-# may be more. Otherwise the reader's code, or `reason` is set.
-cdef int replay_group(
-    State* s, LogReader* reader, uint64_t most, uint64_t* done, const char** reason
-) noexcept nogil:
-    cdef Span records[GROUP]
-    cdef Span commands[GROUP]
-    cdef PlaceOrder* orders[GROUP]
-    cdef uint64_t sequence = 0
-    cdef size_t size = 0
-    cdef int code = LOG_RECORD, count = 0, i
-    # Records of one block stay where they are until the next block is read.
-    while count < GROUP and <uint64_t>count < most and (count == 0 or reader.records_left):
-        code = log_next(reader, &records[count].data, &size, &sequence)
-        if code != LOG_RECORD:
-            break
-        if sequence != s.sequence + 1 + count:
-            reason[0] = b"the sequence of the record is not the next one"
-            break
-        records[count].size = <uint32_t>size
-        commands[count] = command_to_expect(records[count])
-        orders[count] = NULL
-        count += 1
-    make_ready(s, commands, count, orders)
-    for i in range(count):
-        if not replay(s, records[i].data, records[i].size, orders[i], reason):
-            return LOG_END
-        done[0] += 1
-    return LOG_END if reason[0] != NULL else code
-
-
-# The command of a record that places an order; of any other nothing, which is no order and is not waited for.
-cdef inline Span command_to_expect(Span record) noexcept nogil:
-    cdef uint32_t size = 0
-    if record.size >= RECORD_HEAD_BYTES and record.data[4] == PLACE_ORDER:
-        memcpy(&size, record.data + 12, 4)
-        if size > record.size - RECORD_HEAD_BYTES:
-            size = 0
-    return span_of(record.data + RECORD_HEAD_BYTES if size else record.data, size)
 
 
 # Item by item; `journal`, if there is one, takes the records. CODE_OK, or why the batch as a whole was refused, in

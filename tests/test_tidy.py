@@ -52,7 +52,7 @@ STAGES = [
     ["_snapshot_format"],
     ["_snapshot_sort", "_snapshot_file", "_snapshot_write", "_snapshot_read", "_snapshot_section"],
     ["_route"],
-    ["_clock", "_ahead", "_shard", "_snapshot_load", "_snapshot_save", "_engine", "_follow"],
+    ["_clock", "_ahead", "_replay", "_shard", "_snapshot_load", "_snapshot_save", "_engine", "_follow"],
     ["_simulated_process", "_simulation"],
     ["_nghttp2", "_openssl"],
     ["_front*"],
