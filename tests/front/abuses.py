@@ -1,6 +1,8 @@
 """What those who do harm send, as bytes: one connection's worth each, and a way to send it again and again.
 
 python -m tests.front.abuses ADDRESS NAME SECONDS      for the bench, from a process that can be put behind others
+
+The address `self` is a socket of the process itself: it takes as much of its core, and harms nobody.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import gzip
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -23,6 +26,9 @@ GIB = 1024**3
 # Far beyond every bound of engine/front_settings.py.
 FLOOD = 4_000
 STREAMS = 32
+SINK_BYTES = 1 << 16
+# Whom nobody answers gives up: after several times what the bench's slow senders are given.
+PATIENCE_S = 0.4
 
 
 class Sink:
@@ -146,8 +152,25 @@ def idle_connections(address: str, count: int) -> list[socket.socket]:
     return made
 
 
+def sink() -> str:
+    """The address of somebody in this process who reads what comes, and ends each connection like a server that has had
+    enough."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def run() -> None:
+        while True:
+            peer, _ = listener.accept()
+            with peer, contextlib.suppress(ConnectionError):
+                peer.recv(SINK_BYTES)
+
+    threading.Thread(target=run, daemon=True).start()
+    return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
 def main(address: str, name: str, seconds: float) -> None:
     until = time.monotonic() + seconds
+    if address == "self":
+        address = sink()
     if name == "idle connections":
         idle = idle_connections(address, int(os.environ["EVEROPEN_IDLE_CONNECTIONS"]))
         print("begun", flush=True)
@@ -157,7 +180,7 @@ def main(address: str, name: str, seconds: float) -> None:
     data = bytes_of(ABUSES[name].frames)
     print("begun", flush=True)
     while time.monotonic() < until:
-        send_once(address, data, "127.0.0.2", 0.2)
+        send_once(address, data, "127.0.0.2", PATIENCE_S)
 
 
 if __name__ == "__main__":
