@@ -1,6 +1,6 @@
-"""What the processes of one engine share while they run: the locks that keep two engines apart, and a private folder.
+"""What the processes of one engine share while they run: the locks that keep two engines apart, and their sockets.
 
-DIR/lock             held by the supervisor, with its pid
+DIR/lock             held by the supervisor, with its pid, and below it the private folder of the sockets
 DIR/lock.children    held by every child, and names them: {pid, start_time, name} of each, as one line of JSON
 
 The sockets are not there: the path of a data directory may be longer than a socket's may be, and who copies a data
@@ -10,11 +10,8 @@ directory after a crash should meet nothing but files.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import socket
-import stat
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -77,10 +74,10 @@ def exclusive(data_dir: Path) -> Iterator[int]:
         own = int(inherited)
         os.set_inheritable(own, False)
     try:
+        pid, folder = read_lock(os.pread(own, 4_096, 0))
         if not _try_lock(own):
-            raise JournalLocked(str(data_dir), _pid(os.pread(own, 32, 0)))
-        os.ftruncate(own, 0)
-        os.pwrite(own, f"{os.getpid()}\n".encode(), 0)
+            raise JournalLocked(str(data_dir), pid)
+        write_lock(own, folder)
         yield own
     finally:
         os.close(own)
@@ -141,35 +138,18 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
-def _pid(text: bytes) -> int | None:
-    try:
-        return int(text)
-    except ValueError:
-        return None
+def read_lock(text: bytes) -> tuple[int | None, Path | None]:
+    """What DIR/lock says: the supervisor's pid, and the private folder of the engine (engine/run_dir.py)."""
+    pid, _, folder = text.partition(b"\n")
+    named = folder.partition(b"\n")[0]
+    return int(pid) if pid.isdigit() else None, Path(os.fsdecode(named)) if named else None
 
 
-def folder_of(data_dir: Path) -> Path:
-    """Where the sockets are. The name follows from the data directory, so that a later process finds them."""
-    name = hashlib.blake2b(os.fsencode(data_dir.resolve()), digest_size=8).hexdigest()
-    return Path(tempfile.gettempdir()) / f"everopen-{os.getuid()}-{name}"
-
-
-def private_folder(data_dir: Path) -> Path:
-    """One that only its owner may enter, made if it is not there."""
-    folder = folder_of(data_dir)
-    try:
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
-        if not _is_private(folder):
-            # Nobody finds this one: then children that outlive their supervisor are replaced, not adopted.
-            folder = Path(tempfile.mkdtemp(prefix="everopen-"))
-    return folder
-
-
-def _is_private(folder: Path) -> bool:
-    """Anybody may have made a folder of that name where all may write."""
-    found = folder.lstat()
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+def write_lock(lock: int, folder: Path | None) -> None:
+    """In one write, so that who reads meanwhile finds the pid."""
+    text = b"%d\n" % os.getpid() + (os.fsencode(folder) + b"\n" if folder is not None else b"")
+    os.pwrite(lock, text, 0)
+    os.ftruncate(lock, len(text))
 
 
 def supervisor_socket(folder: Path) -> socket.socket:

@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 import structlog
 
-from engine import adoption, datadir, dumps, runtime
+from engine import adoption, datadir, dumps, run_dir, runtime
 from engine._core import board_create
 from engine.audit_trail import recorded
 from engine.errors import FilesBroken
@@ -39,7 +39,7 @@ def serve(settings: Settings) -> int:
     with ExitStack() as stack:
         directories = datadir.create_or_open(settings.data_dir, settings.shards)
         lock = stack.enter_context(runtime.exclusive(settings.data_dir))
-        folder = runtime.private_folder(settings.data_dir)
+        folder = run_dir.make(settings.data_dir, lock)
         meeting = stack.enter_context(closing(runtime.supervisor_socket(folder)))
         children = stack.enter_context(closing(runtime.Children(settings.data_dir)))
         orphans = adoption.gather(children, meeting, settings.fingerprint, unusable)

@@ -18,8 +18,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from engine import datadir, runtime
-from engine.errors import EveropenError
+from engine import datadir, run_dir, runtime
+from engine.peers import Peer
+from engine.run_dir import NotRunning, RunDir
 
 ANSWER_S_MAX: Final = 5.0
 PERCENTILES: Final = (50, 90, 99, 99.9)
@@ -49,27 +50,26 @@ REFUSALS: Final = (
 )
 
 
-class NotRunning(EveropenError):
-    """Nobody answers for this data directory."""
-
-
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, found: RunDir, name: str) -> None:
         super().__init__("localhost", timeout=ANSWER_S_MAX)
-        self._path = path
+        self._found = found
+        self._path = found.socket(name)
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        self.sock.connect(self._path)
+        self._found.check(Peer.of(self.sock))
 
 
 def sample(data_dir: Path) -> dict[str, Any]:
-    """As engine/sampling.py has it. Raises NotRunning, and EveropenError or OSError if that is no data directory."""
+    """As engine/sampling.py has it. Raises NotRunning, Refused, and EveropenError or OSError if that is none."""
     datadir.shard_count(data_dir)
+    found = run_dir.find(data_dir)
     # In an upgrade there are two for a moment, and either will do.
     for name in runtime.CONTROL_SOCKETS:
-        connection = _Connection(runtime.folder_of(data_dir) / f"{name}{runtime.STATUS_SUFFIX}")
+        connection = _Connection(found, f"{name}{runtime.STATUS_SUFFIX}")
         try:
             connection.request("GET", "/status")
             answer = connection.getresponse()

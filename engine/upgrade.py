@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from engine import runtime
+from engine import run_dir, runtime
 from engine.audit_trail import recorded
 from engine.channel import Channel, ChannelError, Message
 from engine.errors import EveropenError
 from engine.limits import CLOSE_S_MAX, DRAIN_S_MAX, SUCCESSOR_S_MAX, UPGRADE_START_S_MAX
 from engine.peers import admits
+from engine.run_dir import RunDir
 
 if TYPE_CHECKING:
     from engine.place import Member, Place
@@ -221,8 +222,11 @@ class Upgrade:
 def run(data_dir: Path) -> Iterator[str]:
     """Lines of progress. Raises UpgradeError."""
     check_program()
-    path = str(runtime.folder_of(data_dir) / runtime.SUPERVISOR_SOCKET)
-    channel = Channel.to(path)
+    try:
+        found = run_dir.find(data_dir)
+        channel = _connected(found)
+    except run_dir.NotRunning:
+        channel = None
     if channel is None:
         raise UpgradeError(f"{data_dir}: no engine is running there")
     pid, _ = channel.peer
@@ -232,16 +236,23 @@ def run(data_dir: Path) -> Iterator[str]:
         for message in _heard(channel):
             if message.kind == "done":
                 raise UpgradeError(message["failure"])
-        channel, first = _come_back(path)
+        channel, first = _come_back(found)
         yield f"supervisor replaced, process {pid}"
         yield from _lines(first, channel)
 
 
-def _come_back(path: str) -> tuple[Channel, Message]:
+def _connected(found: RunDir) -> Channel | None:
+    channel = Channel.to(found.socket(runtime.SUPERVISOR_SOCKET))
+    if channel is not None:
+        found.check(channel.peer)
+    return channel
+
+
+def _come_back(found: RunDir) -> tuple[Channel, Message]:
     """The connection to the new supervisor, once it serves, and the first that it says of the others."""
     until = time.monotonic() + UPGRADE_START_S_MAX
     while time.monotonic() < until:
-        channel = Channel.to(path)
+        channel = _connected(found)
         if channel is not None and (first := _asked_to_replace(channel)) is not None:
             return channel, first
         time.sleep(POLL_S)

@@ -149,9 +149,10 @@ def test_refused_by_the_control_server_is_in_the_trail_and_so_is_the_caller(data
     shown = key_of(data_dir, *SCOPES)
     with Server(data_dir) as server:
         # What the front lets by, the control server may still refuse: somebody reaches its socket without the secret.
-        from engine.runtime import CONTROL_SOCKETS, folder_of
+        from engine.run_dir import find
+        from engine.runtime import CONTROL_SOCKETS
 
-        with grpc.insecure_channel(f"unix:{folder_of(data_dir) / CONTROL_SOCKETS[0]}") as channel:
+        with grpc.insecure_channel(f"unix:{find(data_dir).path / CONTROL_SOCKETS[0]}") as channel:
             stub: Any = ClusterServiceStub(channel)  # type: ignore[no-untyped-call]
             forged = (("everopen-relay-bin", bytes(32)), ("everopen-caller-bin", b"{}"))
             for metadata in ((), forged):

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
-from engine import doorkeeper, runtime
+from engine import doorkeeper, run_dir, runtime
 from engine.archive import pack
 from engine.channel import Channel
 from engine.doorkeeper import Doorkeeper
@@ -32,7 +32,7 @@ HTTP = b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n"
 def test_process_of_another_user_gets_nowhere_on_any_socket(data_dir: Path) -> None:
     with Server(data_dir, "--followers", "1") as server, Client(server.address) as client:
         client.seed()
-        folder = runtime.folder_of(data_dir)
+        folder = run_dir.find(data_dir).path
         eventually(lambda: (folder / runtime.ARCHIVE_SOCKET).exists(), "the archive")
         let_everybody_in(folder)
         [batch] = pack(0, [])
@@ -49,8 +49,9 @@ def test_process_of_another_user_gets_nowhere_on_any_socket(data_dir: Path) -> N
         before = server.children
         for name, (said, kind) in tried.items():
             assert answer_to_nobody(folder / name, said, kind) == b"", name
-        for where in ("control server", "archive", "status", "supervisor"):
-            eventually(lambda where=where: f"a connection to the {where} is refused" in server.stderr, where)  # type: ignore[misc]
+        places = ("control server", "archive", "status", "supervisor")
+        refused = [f"a connection to the {place} is refused" for place in places]
+        eventually(lambda: all(text in server.stderr for text in refused), "a line for each")
         assert server.stderr.count(f'"uid":{NOBODY}') == 4
         # Of our own user all of them answer.
         for name, (said, kind) in list(tried.items())[:3]:
