@@ -20,8 +20,19 @@ settings.register_profile("long", max_examples=5_000, deadline=None, suppress_he
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "ordinary"))
 
 
-# Those that take longest, longest first: two processes that take whole files then end together.
-LONG_FILES = ("test_differential.py", "faults/test_simulated.py")
+# Those that take longest come first, so that two processes that take whole files end together.
+LONG_FILES = (
+    "test_differential.py",
+    "test_crash.py",
+    "faults/test_simulated.py",
+    "test_cli.py",
+    "server/test_supervisor.py",
+    "test_bench_tiny.py",
+    "front/test_tls.py",
+    "front/test_same_answers.py",
+    "server/test_upgrade.py",
+    "server/test_server.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from tests.faults.scene import Scene, until
 
+pytestmark = pytest.mark.alone
+
 LIBRARY = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 ALARM = "the wall clock stepped by more than a second"
 

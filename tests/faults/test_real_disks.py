@@ -16,6 +16,8 @@ from tests.faults.shim import HANG, SHORT, FailingDisk
 from tests.faults.small_fs import SmallDisk, missing
 from tests.serving import Client, order
 
+pytestmark = pytest.mark.alone
+
 WHY_NOT_SMALL = missing()
 LOGS = "/shard-0000/0"
 

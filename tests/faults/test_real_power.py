@@ -11,7 +11,7 @@ from tests.faults.scene import Scene, until
 from tests.faults.shim import LIE, FailingDisk
 
 WHY_NOT = missing()
-pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)
+pytestmark = [pytest.mark.alone, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT)]
 
 
 def lose_power(scene: Scene, disk: LossyDisk, seed: int) -> None:

@@ -12,6 +12,8 @@ import pytest
 from tests.faults.scene import Scene, process_state, until
 from tests.serving import Client, order
 
+pytestmark = pytest.mark.alone
+
 SEVERAL = ("--workers", "2", "--shards", "2")
 
 

@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults.rounds import Round
+
+pytestmark = pytest.mark.alone
 
 
 def test_round_of_random_blows_is_linearizable_and_loses_nothing(tmp_path: Path) -> None:

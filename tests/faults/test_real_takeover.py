@@ -8,9 +8,13 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.faults.scene import Scene, process_state, until
 from tests.faults.shim import HANG, FailingDisk
 from tests.faults.test_real_disks import LOGS
+
+pytestmark = pytest.mark.alone
 
 FOLLOWED = ("--workers", "1", "--followers", "1")
 STANDS_BY = '"event":"following"'

@@ -15,6 +15,9 @@ from everopen.v1 import cluster_service_pb2 as cluster
 from everopen.v1.cluster_service_pb2_grpc import ClusterServiceStub
 from tests.serving import Client, Server, everopen
 
+# Two workers are to be equally busy, and each needs a core for it.
+pytestmark = pytest.mark.alone
+
 CONNECTIONS = 8
 STREAMS = 100
 PATIENCE_S = 60.0
