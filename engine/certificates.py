@@ -1,4 +1,7 @@
-"""Whose a client's certificate is. That the CA has signed it, and that its owner has its key, the front has seen."""
+"""Whose a client's certificate is, and until when one holds.
+
+That the CA has signed it, and that its owner has its key, the front has seen.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,14 @@ def subject_of(der: bytes) -> Subject | None:
     if not names or not is_name(names[0], CALLER_NAME_BYTES_MAX - len("certificate:")):
         return None
     return Subject(names[0], int(certificate.not_valid_after_utc.timestamp()) * 1_000)
+
+
+def expiry_of(pem: bytes) -> int:
+    """Of the first certificate, in seconds since 1970. 0: it has none that a clock can show."""
+    try:
+        return max(0, int(x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()))
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _names(certificate: x509.Certificate) -> list[str]:

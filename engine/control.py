@@ -170,7 +170,8 @@ async def work(channel: Channel) -> None:
     door = Doorkeeper(server, start["path"])
     await server.start()
     await door.open()
-    observing = Observing(board, start.fields, [socket.socket(fileno=os.dup(fd)) for fd in start.fds[1:]])
+    metrics = [socket.socket(fileno=os.dup(fd)) for fd in start.fds[1:]]
+    observing = Observing(board, start.fields, metrics, lambda: identity.lines_failed)
     await observing.begin()
     channel.say("listening")
     # Kept, since a loop forgets tasks that nobody holds.

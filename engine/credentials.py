@@ -53,6 +53,11 @@ class Credentials:
         """Looks at the files at once. Any thread."""
         os.eventfd_write(self._wake, 1)
 
+    @property
+    def files_failed(self) -> dict[str, int]:
+        """Looks at files that failed, by kind. Any thread."""
+        return self._authenticator.failed
+
     def close(self) -> None:
         """Whoever still waits is answered by nobody: the front ends, and refuses them."""
         self._closed = True

@@ -15,7 +15,8 @@ def figures(since_ns: int, places: Sequence[Place]) -> dict[str, Any]:
     """Beside the map and the pids. since_ns: names this supervisor among those before it."""
     archived = {str(shard): sequence for place in places for shard, sequence in place.archived.items()}
     followers = [_follower(place) if place.followed else None for place in places]
-    return {"since_ns": since_ns, "archived": archived, "followers": followers}
+    guards = [place.leader.guard if place.leader is not None else {} for place in places]
+    return {"since_ns": since_ns, "archived": archived, "followers": followers, "guards": guards}
 
 
 def _follower(place: Place) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from engine.identity import FILES
 from engine.partition_map import ShardState, WorkerState
-from engine.sampling import Histogram, Sample
+from engine.sampling import FILES_FAILED, Histogram, Sample
 
 Encoder = Callable[[Collector], bytes]
 NS: Final = 1_000_000_000
@@ -38,6 +39,9 @@ _ARCHIVE = "everopen_archive_lookups"
 _OUTCOMES = "everopen_outcomes"
 _FAULTS = "everopen_faults"
 _LOG_REFUSED = "everopen_log_refused"
+_IDENTITY_FAILED = "everopen_identity_reloads_failed"
+# What tells the counters of one metric apart, if it is no reason.
+LABELS: Final = {_OUTCOMES: "outcome", _IDENTITY_FAILED: "file"}
 
 # Those whose metric is not named after them alone.
 NAMED: Final = {
@@ -71,6 +75,7 @@ NAMED: Final = {
     "turns": Counter("everopen_loop_turns"),
     "archive_lookups": Counter(_ARCHIVE),
     "archive_failed": Counter("everopen_archive_lookups_failed"),
+    **{f"{FILES_FAILED}{kind}": Counter(_IDENTITY_FAILED, kind) for kind in FILES},
 }
 # The same of a shard's figures.
 NAMED_OF_SHARD: Final = {
@@ -93,6 +98,7 @@ DOCUMENTED: Final = {
     _OUTCOMES: "Commands that were decided, by outcome.",
     _FAULTS: "Commands that were not decided, by the status that they were answered with.",
     _LOG_REFUSED: "Commands that the log had no room for, by reason.",
+    _IDENTITY_FAILED: "Looks, one a second, at files that say who may call and that cannot be used; by file.",
     "everopen_calls_answered": "Calls that were answered with status OK or another one.",
     "everopen_calls_failed": "Calls that were answered with another status than OK.",
     "everopen_commands_executed": "Commands that the state machines executed.",
@@ -134,6 +140,9 @@ def families(sample: Sample) -> Iterator[Metric]:
         )
         made.add_metric([], count)
         yield made
+    lines = CounterMetricFamily("everopen_audit_lines_failed", "Lines of the audit trail that could not be written.")
+    lines.add_metric([], sample.audit_lines_failed)
+    yield lines
     build = GaugeMetricFamily("everopen_build_info", "1; the version of the control process.", labels=["version"])
     build.add_metric([version("everopen")], 1)
     yield build
@@ -149,7 +158,7 @@ def _counters(
             name, reason = named(counter)
             if name not in made:
                 text = DOCUMENTED.get(name, f"Counter {counter} of the board.")
-                labels = [label, "outcome" if name == _OUTCOMES else "reason"] if reason else [label]
+                labels = [label, LABELS.get(name, "reason")] if reason else [label]
                 made[name] = CounterMetricFamily(name, text, labels=labels)
             value = count / NS if counter.endswith("_ns") else count
             made[name].add_metric([place, reason] if reason else [place], value)
@@ -195,6 +204,10 @@ def _workers(sample: Sample) -> Iterator[Metric]:
             lambda w: None if w.heartbeat_age_ns is None else w.heartbeat_age_ns / NS,
         ),
         "everopen_worker_resident_memory_bytes": ("Memory of the worker's process.", lambda w: w.resident_bytes),
+        "everopen_tls_certificate_expiry_timestamp_seconds": (
+            "When the certificate ends that the worker shows.",
+            lambda w: w.certificate_expires_unix_s or None,
+        ),
         "everopen_follower_up": (
             "1: a follower stands by that has read the whole log.",
             lambda w: None if w.follower is None else float(w.follower.ready),

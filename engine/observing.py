@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,12 +24,21 @@ log = structlog.get_logger()
 
 
 class Observing:
-    def __init__(self, board: Board, start: dict[str, Any], metrics: Sequence[socket.socket]) -> None:
-        """start: what the supervisor said first. metrics: the socket where they are served, or none."""
+    def __init__(
+        self,
+        board: Board,
+        start: dict[str, Any],
+        metrics: Sequence[socket.socket],
+        audit_lines_failed: Callable[[], int],
+    ) -> None:
+        """start: what the supervisor said first. metrics: the socket where they are served, or none.
+
+        audit_lines_failed: lines of the audit trail that could not be written.
+        """
         folder = Path(start["path"]).parent
         directories = [Path(path) for path in start.get("directories", [])]
         bounds = (HISTOGRAM_BOUNDS_NS, SIZE_BOUNDS)
-        self._sampler = Sampler(board, bounds, directories, folder / TOTALS, start)
+        self._sampler = Sampler(board, bounds, directories, folder / TOTALS, start, audit_lines_failed)
         self._server = MetricsServer(self._sample)
         self._one_at_a_time = threading.Lock()
         self._tasks: list[asyncio.Task[None]] = []

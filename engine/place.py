@@ -59,10 +59,9 @@ class Member(Child):
         # The newest level that its program knows, and that of each log it has open.
         self.level_max = 0
         self.levels: dict[int, int] = {}
-        self.handing_over = False
-        self.released = False
-        self.leaving = False
-        self.drained = False
+        self.handing_over = self.released = self.leaving = self.drained = False
+        # Of its certificate, and of the files that say who may call, as it said last.
+        self.guard: dict[str, Any] = {}
         # For standing still: it takes its time to end if it waits for a disk.
         self.killed = False
         self.pulse = Pulse()
@@ -316,6 +315,8 @@ class Place:
             case "beat":
                 member.standing = True
                 member.lag = message["lag"]
+            case "guard":
+                member.guard = message.fields
             case "snapshot":
                 log.info("snapshot", **message.fields)
             case "snapshot_failed":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -18,6 +18,7 @@ import orjson
 
 from engine import datadir
 from engine._core import COUNTER_NAMES
+from engine.identity import FILES
 from engine.partition_map import PartitionMap, ShardEntry, ShardState, WorkerState
 
 # Of the counters in a slot, those that also fall. _board.pxi says so of each.
@@ -32,6 +33,8 @@ GAUGES: Final = frozenset(
     }
 )
 COUNTERS: Final = tuple(name for name in COUNTER_NAMES if name not in GAUGES)
+# Beside these, what workers say themselves: looks at a file of callers that failed, by its kind.
+FILES_FAILED: Final = "identity_reloads_failed_"
 # Of the figures of a shard, the same; _board_figures.pxi.
 SHARD_GAUGES: Final = frozenset(
     {
@@ -96,6 +99,8 @@ class Worker:
     follower: Follower | None
     # By stage.
     stages: dict[str, Histogram]
+    # Of the certificate that it shows. 0: it shows none, or has not said yet.
+    certificate_expires_unix_s: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,8 @@ class Sample:
     shards: list[Shard]
     # Spans that were given to a collector, and those that none took.
     spans: dict[str, int] = field(default_factory=dict)
+    # Lines of the audit trail that the control server could not write.
+    audit_lines_failed: int = 0
 
     @property
     def is_serving(self) -> bool:
@@ -188,10 +195,11 @@ class Sampler:
         directories: Sequence[Path],
         path: Path,
         said: dict[str, Any],
+        audit_lines_failed: Callable[[], int] = lambda: 0,
     ) -> None:
         """bounds: of the buckets of times and of sizes. path: of the file in which totals outlive this process.
 
-        said: as of update().
+        said: as of update(). audit_lines_failed: of this process so far.
         """
         self._board = board
         self._bounds = bounds
@@ -202,6 +210,7 @@ class Sampler:
         # By shard, as of the last look at the disk.
         self._snapshots: dict[int, dict[str, int]] = {}
         self._exported: dict[str, int] = {}
+        self._audit_lines_failed = audit_lines_failed
         self.update(said)
 
     def update(self, said: dict[str, Any]) -> None:
@@ -232,8 +241,9 @@ class Sampler:
         figures, commits = self._board.shards(), self._board.commit_sizes()
         shards = [self._shard(entry, figures.get(entry.shard, {}), commits) for entry in self._map.shards]
         spans = self._totals.add("spans", os.getpid(), self._exported)
+        audit = self._totals.add("audit", os.getpid(), {"lines_failed": self._audit_lines_failed()})
         self._totals.keep()
-        return Sample(now_ns, *self._bounds, workers, shards, spans)
+        return Sample(now_ns, *self._bounds, workers, shards, spans, audit["lines_failed"])
 
     def _worker(
         self, number: int, slot: dict[str, int] | None, histograms: Mapping[tuple[int, str], Buckets], now_ns: int
@@ -247,6 +257,9 @@ class Sampler:
         self._pids[number] = epoch
         place = f"worker {number}"
         counters = {} if slot is None else self._totals.add(place, epoch, {name: slot[name] for name in COUNTERS})
+        guard = self._guard(number)
+        failed = {f"{FILES_FAILED}{kind}": guard.get("files_failed", {}).get(kind, 0) for kind in FILES}
+        counters |= self._totals.add(f"guard {number}", known["pid"], failed)
         stages = {
             stage: self._histogram(f"{place} {stage}", epoch, buckets, settled)
             for (worker, stage), buckets in histograms.items()
@@ -267,6 +280,7 @@ class Sampler:
             {name: live.get(name, 0) if live else 0 for name in sorted(GAUGES)},
             self._follower(number),
             stages,
+            guard.get("certificate_expires_unix_s", 0),
         )
 
     @property
@@ -277,6 +291,11 @@ class Sampler:
         followers = self._figures.get("followers", [])
         found = followers[number] if number < len(followers) else None
         return None if found is None else Follower(**found)
+
+    def _guard(self, number: int) -> dict[str, Any]:
+        """What the worker says of its certificate, and of the files that say who may call."""
+        guards = self._figures.get("guards", [])
+        return dict(guards[number]) if number < len(guards) else {}
 
     def _shard(self, entry: ShardEntry, figures: dict[str, int], commits: Mapping[tuple[int, str], Buckets]) -> Shard:
         place = f"shard {entry.shard}"

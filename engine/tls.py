@@ -120,6 +120,13 @@ def _read(name: str, path: str) -> bytes:
     return text
 
 
+def _expiry(pem: Pem) -> int:
+    # Takes a tenth of a second to load, which nobody pays who serves in plaintext.
+    from engine.certificates import expiry_of
+
+    return expiry_of(pem.certificate)
+
+
 def _mark(path: str) -> tuple[int, ...] | None:
     try:
         found = os.stat(path)
@@ -137,6 +144,7 @@ class Certificates:
         self._front: Front | None = None
         self._marks = files.marks()
         self._pem = files.read()
+        self.expires_unix_s = _expiry(self._pem)
 
     def attach(self, front: Front) -> None:
         self._front = front
@@ -160,6 +168,7 @@ class Certificates:
             return
         if pem != self._pem or again:
             self._pem = pem
+            self.expires_unix_s = _expiry(pem)
             if self._front is not None:
                 self._front.tls(*pem)
             log.info("certificates were read again")

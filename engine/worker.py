@@ -341,12 +341,19 @@ class Worker:
         """What the engines saw that an operator should hear of."""
         while True:
             await asyncio.sleep(NOTES_S)
+            self._say_guard()
             for shard, engine in self._engines.items():
                 alarms = engine.clock_alarms
                 if alarms != self._alarms[shard]:
                     self._alarms[shard] = alarms
                     text = "the wall clock stepped by more than a second; logged time is slewed"
                     log.warning(text, shard=shard, alarms=alarms)
+
+    def _say_guard(self) -> None:
+        """Each time, so that a supervisor that comes later knows it too."""
+        expires_unix_s = 0 if self._certificates is None else self._certificates.expires_unix_s
+        files_failed = self._credentials.files_failed
+        self._channel.say("guard", files_failed=files_failed, certificate_expires_unix_s=expires_unix_s)
 
     async def _hand_over(self) -> None:
         """Another process stands by. From here on this one answers what it has, over a link to that one."""

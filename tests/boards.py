@@ -18,6 +18,8 @@ from engine.partition_map import PartitionMap, ShardState, WorkerState
 from engine.sampling import Sampler
 
 WORKERS, SHARDS = 2, 1
+EXPIRES_UNIX_S = 1_900_000_000
+FILES_FAILED = {"keys": 0, "jwks": 3, "callers": 0}
 BOUNDS = (HISTOGRAM_BOUNDS_NS, SIZE_BOUNDS)
 
 
@@ -68,7 +70,9 @@ def said(pids: tuple[int, ...] = (100, 101), restarts: int = 0, since_ns: int = 
     for shard in range(SHARDS):
         known.shard_is(shard, ShardState.SERVING, "00" * 16)
     followers = [{"pid": 200, "ready": True, "lag": 3}, None]
-    figures = {"since_ns": since_ns, "archived": {"0": 5}, "followers": followers}
+    # The second one has not said anything yet.
+    guards = [{"files_failed": FILES_FAILED, "certificate_expires_unix_s": EXPIRES_UNIX_S}, {}]
+    figures = {"since_ns": since_ns, "archived": {"0": 5}, "followers": followers, "guards": guards}
     workers = [{"pid": pid, "restarts": restarts} for pid in pids]
     made: dict[str, Any] = orjson.loads(orjson.dumps({"map": known, "workers": workers, "figures": figures}))
     return made

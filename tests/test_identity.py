@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from engine import keys
-from engine.certificates import subject_of
+from engine.certificates import expiry_of, subject_of
 from engine.credentials import Credentials
 from engine.grants import Grants, IdentityError
 from engine.identity import Authenticator, Caller, IdentitySettings, Kind, parse_callers
@@ -69,6 +70,17 @@ def test_certificate_is_named_by_uri_then_dns_then_common_name(
 @pytest.mark.parametrize("der", [b"", b"junk", certificate(""), certificate()[:-20], certificate("a\nb")])
 def test_certificate_without_a_name_is_nobodys(der: bytes) -> None:
     assert subject_of(der) is None
+
+
+def test_certificate_says_when_it_ends() -> None:
+    der = certificate(days=3)
+    text = ssl.DER_cert_to_PEM_cert(der).encode()
+    subject = subject_of(der)
+    assert subject is not None
+    # The first one counts: those behind it are of its authorities.
+    chain = text + ssl.DER_cert_to_PEM_cert(certificate(days=2)).encode()
+    assert expiry_of(text) == expiry_of(chain) == subject.expires_unix_ms // 1_000
+    assert expiry_of(b"junk") == 0
 
 
 CALLERS = b"""

@@ -28,11 +28,11 @@ from engine.local import LocalEngine
 from engine.metrics import render
 from engine.metrics_server import HEAD_BYTES_MAX, MetricsServer
 from engine.runtime import named
-from engine.sampling import GAUGES, SHARD_GAUGES, Sample, Totals
-from tests.boards import FakeBoard, said, sampler
+from engine.sampling import GAUGES, SHARD_GAUGES, Sample, Sampler, Totals
+from tests.boards import BOUNDS, EXPIRES_UNIX_S, FakeBoard, said, sampler
 from tests.serving import ROOT, Client, everopen, order
 
-LABELS = {"worker", "shard", "reason", "stage", "outcome", "method", "version", "le"}
+LABELS = {"worker", "shard", "reason", "stage", "outcome", "method", "version", "le", "file"}
 # What a name may not end with, since the base units are seconds and bytes.
 OTHER_UNITS = re.compile(r"_(ns|us|ms|millis|minutes|kib|mib|kb|mb|ppm|percent|per_s)(_total)?$")
 
@@ -219,6 +219,30 @@ def test_board_of_a_dead_worker_is_no_state_of_the_next(board: FakeBoard, tmp_pa
     found = scraped(render(sampler(board, tmp_path, pids=(555, 101)).sample())[0].decode())
     assert values(found["everopen_connections"]) == {frozenset("0"): 0, frozenset("1"): 4}
     assert list(values(found["everopen_worker_heartbeat_age_seconds"])) == [frozenset("1")]
+
+
+def test_certificate_and_files_are_as_each_worker_said_and_failures_add_up(board: FakeBoard, tmp_path: Path) -> None:
+    failing = [7]
+    made = Sampler(board, BOUNDS, [], tmp_path / "totals.json", said(), lambda: failing[0])
+    found = scraped(render(made.sample())[0].decode())
+    expires = "everopen_tls_certificate_expiry_timestamp_seconds"
+    assert values(found[expires]) == {frozenset("0"): EXPIRES_UNIX_S}
+    failed = "everopen_identity_reloads_failed"
+    assert [at(found, failed, "0", file) for file in ("keys", "jwks", "callers")] == [0, 3, 0]
+    assert at(found, failed, "1", "jwks") == 0
+    assert at(found, "everopen_audit_lines_failed") == 7
+    # The next worker, which has failed once; and a control server that has begun anew.
+    again = said(pids=(300, 101))
+    again["figures"]["guards"][0]["files_failed"]["jwks"] = 1
+    made.update(again)
+    failing[0] = 9
+    found = scraped(render(made.sample())[0].decode())
+    assert at(found, failed, "0", "jwks") == 4
+    assert at(found, "everopen_audit_lines_failed") == 9
+    again["figures"].pop("guards")
+    made.update(again)
+    found = scraped(render(made.sample())[0].decode())
+    assert (at(found, failed, "0", "jwks"), values(found.get(expires, Metric("x", "", "gauge")))) == (4, {})
 
 
 # Over HTTP.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,11 @@ from typing import Any
 import grpc
 import pytest
 
-from engine import keys
+from engine import keys, status
+from engine.certificates import expiry_of
 from engine.exits import Exit
+from engine.identity import FILES
+from engine.sampling import FILES_FAILED
 from tests.front.authority import Authority
 from tests.server.test_followers import PATIENT, wait_for
 from tests.server.test_identity_live import UNAUTHENTICATED, Caller, bearer, key_of
@@ -36,6 +41,17 @@ def callers() -> Iterator[Callable[..., Caller]]:
     yield make
     for caller in made:
         caller.close()
+
+
+def said(data_dir: Path) -> dict[str, Any]:
+    """Of the only worker, by whoever looks on."""
+    [worker] = status.sample(data_dir)["workers"]
+    return dict(worker)
+
+
+def failed(data_dir: Path) -> Counter[str]:
+    counters = said(data_dir)["counters"]
+    return Counter({file: counters[f"{FILES_FAILED}{file}"] for file in FILES})
 
 
 def kill_worker(server: Server) -> None:
@@ -118,6 +134,10 @@ def test_file_that_is_broken_stops_an_upgrade_and_no_engine(data_dir: Path, call
         known = callers(server, bearer(scope="orders:read"), credentials=guarded.credentials)
         assert known.get() == NOT_FOUND
         before = server.children
+        expires = expiry_of(guarded.files["certificate"].read_bytes())
+        assert expires > time.time()
+        eventually(lambda: said(data_dir)["certificate_expires_unix_s"] == expires, "when its certificate ends")
+        assert failed(data_dir).total() == 0
         for path in guarded.files.values():
             write(path, b"[junk")
             done = everopen("upgrade", "--data-dir", data_dir)
@@ -127,6 +147,12 @@ def test_file_that_is_broken_stops_an_upgrade_and_no_engine(data_dir: Path, call
             assert known.get() == NOT_FOUND
             guarded.mend()
         assert server.children == before
+        for file in ("jwks", "callers"):
+            write(guarded.files[file], b"[junk")
+            count = failed(data_dir)[file]
+            eventually(lambda file=file, count=count: failed(data_dir)[file] > count, f"{file} is counted")
+            guarded.mend()
+        assert said(data_dir)["certificate_expires_unix_s"] == expires, "of what is shown"
         assert everopen("upgrade", "--data-dir", data_dir).returncode == Exit.OK
         assert server.stop() == 0
 
