@@ -1,6 +1,6 @@
 """The native core, as Python sees it. See docs/state_machine.md for what commands do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Self
 
 # Methods; the commands among them (1 to 16) are also the kinds of log records.
@@ -74,6 +74,17 @@ def ring_create(capacity: int = ...) -> int:
 
 def crc32c(data: bytes, seed: int = 0) -> int: ...
 def partition_of(shop_id: str) -> int: ...
+
+class SpanEncoder:
+    """Makes the requests of OTLP of what is in the rings of a board.
+
+    resource: attributes of all spans. methods: full names by number, from 1 on. outcomes: names by number. ValueError:
+    one of these is too long, or has a number that no record can have.
+    """
+
+    def __init__(self, resource: dict[str, str], methods: Sequence[str], outcomes: dict[int, str]) -> None: ...
+    def encode_spans(self, board: Board, limit: int) -> tuple[bytes, int, int]:
+        """At most so many calls, as Board.take_spans(): the request, how many they are, and how many spans."""
 
 class Shard:
     """The state machine without log or clock: for tests, replay, audit and snapshots."""

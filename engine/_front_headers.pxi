@@ -76,10 +76,12 @@ cdef void keep_header(Buffer* into, const uint8_t* name, size_t name_size, const
 cdef void set_path(Stream* s, const uint8_t* path, size_t size) noexcept nogil:
     s.method = method_of(path, size)
     s.kind = <uint8_t>s.method.kind if s.method != NULL else <uint8_t>STREAM_RELAYED
-    s.scope = <uint8_t>(s.method.scope if s.method != NULL else scope_of_relayed(path, size))
+    if s.method == NULL:
+        s.relayed_method = <uint8_t>relayed_method(path, size)
+    s.scope = <uint8_t>(s.method.scope if s.method != NULL else front_relayed[s.relayed_method].scope)
 
 
-# False: it ends here, and is not for the control server.
+# False: it ends here, and is not for the control server as it is.
 cdef bint take_header(Stream* s, const uint8_t* name, size_t name_size, const uint8_t* value,
                       size_t value_size) noexcept nogil:
     cdef uint64_t timeout_ns
@@ -93,8 +95,9 @@ cdef bint take_header(Stream* s, const uint8_t* name, size_t name_size, const ui
         timeout_ns = parse_timeout_ns(value, value_size)
         s.bad_timeout = timeout_ns == 0
         s.deadline_ns = s.connection.front.now_ns + timeout_ns
-    elif name_size == 11 and s.method != NULL and memcmp(name, b"traceparent", 11) == 0:
+    elif name_size == 11 and memcmp(name, b"traceparent", 11) == 0:
         take_traceparent(s, value, value_size)
+        return False
     elif name_size == 13 and memcmp(name, b"grpc-encoding", 13) == 0:
         if text_is(value, value_size, b"identity", 8):
             s.encoding = ENCODING_IDENTITY

@@ -49,7 +49,7 @@ cdef extern from *:
     };
     enum { FRONT_METHODS = sizeof front_methods / sizeof front_methods[0] };
 
-    /* Of what is relayed. A path that ends with a slash stands for a whole service; what is not here, for an admin. */
+    /* What is relayed. A path that ends with a slash stands for all that begins so; the last for what is not here. */
     typedef struct { const char* path; int scope; } FrontRelayed;
     static const FrontRelayed front_relayed[] = {
         { "/everopen.v1.ClusterService/GetPartitionMap", SCOPE_CLUSTER_READ },
@@ -58,6 +58,7 @@ cdef extern from *:
         { "/grpc.reflection.v1.ServerReflection/", SCOPE_CLUSTER_READ },
         { "/grpc.reflection.v1alpha.ServerReflection/", SCOPE_CLUSTER_READ },
         { "/grpc.channelz.v1.Channelz/", SCOPE_CLUSTER_READ },
+        { "/", SCOPE_CLUSTER_ADMIN },
     };
     enum { FRONT_RELAYED = sizeof front_relayed / sizeof front_relayed[0] };
     """
@@ -88,16 +89,16 @@ cdef const FrontMethod* method_of(const uint8_t* path, size_t size) noexcept nog
     return NULL
 
 
-# What a caller must have for a method that is relayed.
-cdef int scope_of_relayed(const uint8_t* path, size_t size) noexcept nogil:
+# The row of a method that is relayed.
+cdef int relayed_method(const uint8_t* path, size_t size) noexcept nogil:
     cdef size_t known
     cdef int i
-    for i in range(FRONT_RELAYED):
+    for i in range(FRONT_RELAYED - 1):
         known = strlen(front_relayed[i].path)
         if size >= known and memcmp(front_relayed[i].path, path, known) == 0 \
                 and (size == known or front_relayed[i].path[known - 1] == c"/"):
-            return front_relayed[i].scope
-    return SCOPE_CLUSTER_ADMIN
+            return i
+    return FRONT_RELAYED - 1
 
 
 def method_scopes():

@@ -132,6 +132,7 @@ cdef void relay_cut(RelayStream* r, int code, const char* description) noexcept 
     cdef uint8_t digits[16]
     cdef size_t size = <size_t>(put_decimal(digits, <uint32_t>code) - digits)
     r.block.size = 0
+    note_status(r.stream, digits, size)
     keep_header(&r.block, <const uint8_t*>b"grpc-status", 11, digits, size, 0)
     keep_header(&r.block, <const uint8_t*>b"grpc-message", 12, <const uint8_t*>description, strlen(description), 0)
     r.response_ended = True
@@ -211,11 +212,15 @@ cdef void relay_open(RelayStream* r) noexcept nogil:
     cdef Upstream* u = r.upstream
     cdef nghttp2_data_provider provider
     cdef int32_t stream_id
+    cdef uint8_t traceparent[TRACEPARENT_BYTES]
+    cdef size_t traceparent_size = put_traceparent(r.stream, traceparent)
     u.fields.size = 0
     add_field(&u.fields, <const uint8_t*>b":scheme", 7, <const uint8_t*>b"http", 4, 0)
     add_field(&u.fields, <const uint8_t*>b":authority", 10, <const uint8_t*>b"localhost", 9, 0)
     add_block(&u.fields, &r.block, True)
     add_caller(&u.fields, r.stream)
+    if traceparent_size:
+        add_field(&u.fields, <const uint8_t*>b"traceparent", 11, traceparent, traceparent_size, 0)
     provider.source.ptr = r
     provider.read_callback = relay_read_request
     stream_id = nghttp2_submit_request(u.session, NULL, <nghttp2_nv*>u.fields.data,
@@ -267,6 +272,8 @@ cdef int upstream_on_header(nghttp2_session* session, const nghttp2_frame* frame
         return 0
     if r.block.size + name_size + value_size > r.upstream.front.settings.header_list_bytes_max:
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    if text_is(name, name_size, b"grpc-status", 11):
+        note_status(r.stream, value, value_size)
     keep_header(&r.block, name, name_size, value, value_size, flags)
     return 0
 

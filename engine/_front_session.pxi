@@ -138,6 +138,7 @@ cdef void begin_request(Stream* s) noexcept nogil:
         return
     elif s.kind == STREAM_RELAYED:
         tally(f, CALLS_RELAYED, 1)
+        trace_relayed(s)
         relay_begin(s)
     elif s.bad_timeout:
         refuse_stream(s, CODE_INTERNAL, b"MALFORMED", b"grpc-timeout is not a timeout.")
@@ -192,6 +193,7 @@ cdef int on_stream_close(
 cdef void leave_stream(Stream* s, uint32_t error_code) noexcept nogil:
     if s.kind == STREAM_RELAYED:
         relay_reset(s, error_code)
+        finish_relayed(s, error_code)
     s.connection.native_streams -= s.long_lived
     stream_end(s)
 

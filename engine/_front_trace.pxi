@@ -4,20 +4,24 @@
 cdef enum:
     TRACEPARENT_BYTES = 55               # version, trace id, parent id, flags in lower-case hex, with dashes between
     TRACE_SAMPLED = 1                    # of the flags
-
-FRONT_METHOD_NAMES = tuple([
-    front_methods[i].path[1:front_methods[i].path_size].decode() for i in range(FRONT_METHODS)
-])
+    CODE_NOT_SAID = 0xFF                 # of a relayed call, until it is answered
 
 
-# Steele, Lea and Flood's splitmix64. Ids need not be secret, only not the same.
+# What a caller chooses is in no name: methods that the table does not have are all the same one.
+def _method_names():
+    native = [front_methods[i].path[1:front_methods[i].path_size].decode() for i in range(FRONT_METHODS)]
+    relayed = [front_relayed[i].path.decode()[1:] for i in range(FRONT_RELAYED)]
+    return tuple(native + [f"{path}_OTHER" if path.endswith("/") or not path else path for path in relayed])
+
+
+FRONT_METHOD_NAMES = _method_names()
+INVARIANT(FRONT_METHODS + FRONT_RELAYED < 256, b"a span's method has a byte")
+
+
+# Ids need not be secret, only not the same.
 cdef uint64_t front_random(Front* f) noexcept nogil:
-    cdef uint64_t mixed
-    f.random += <uint64_t>0x9E3779B97F4A7C15
-    mixed = f.random
-    mixed = (mixed ^ mixed >> 30) * <uint64_t>0xBF58476D1CE4E5B9
-    mixed = (mixed ^ mixed >> 27) * <uint64_t>0x94D049BB133111EB
-    return mixed ^ mixed >> 31
+    f.random += <uint64_t>SPLITMIX_STEP
+    return mixed64(f.random)
 
 
 # An id is not all zeros.
@@ -58,7 +62,6 @@ cdef inline bint parse_hex(const uint8_t* text, uint8_t* into) noexcept nogil:
 # https://www.w3.org/TR/trace-context/, version 00 alone. What is malformed, or comes twice, was not said.
 cdef void take_traceparent(Stream* s, const uint8_t* value, size_t size) noexcept nogil:
     cdef TraceParent parent
-    cdef uint8_t flags
     cdef bint again = s.parent_seen
     s.parent_seen = True
     if again:
@@ -67,9 +70,8 @@ cdef void take_traceparent(Stream* s, const uint8_t* value, size_t size) noexcep
         return
     if size != TRACEPARENT_BYTES or memcmp(value, b"00-", 3) != 0 or value[35] != c"-" or value[52] != c"-" \
             or not parse_id(value + 3, parent.trace_id, 16) or not parse_id(value + 36, parent.span_id, 8) \
-            or not parse_hex(value + 53, &flags):
+            or not parse_hex(value + 53, &parent.flags):
         return
-    parent.sampled = flags & TRACE_SAMPLED
     s.parent = <TraceParent*>malloc(sizeof(TraceParent))
     INVARIANT(s.parent != NULL, b"memory for a trace")
     s.parent[0] = parent
@@ -85,14 +87,19 @@ cdef inline void measure_call(Stream* s, Call* call) noexcept nogil:
         begin_measure(f, s, call)
 
 
+# As its caller wants it, or by chance.
+cdef bint is_traced(Stream* s) noexcept nogil:
+    cdef Front* f = s.connection.front
+    if s.parent != NULL:
+        return s.parent.flags & TRACE_SAMPLED
+    return f.settings.trace_ppm > 0 and front_random(f) % PPM < f.settings.trace_ppm
+
+
 cdef void begin_measure(Front* f, Stream* s, Call* call) noexcept nogil:
     call.measured = f.until_measured == 0
     if call.measured:
         f.until_measured = f.settings.measured_every
-    if s.parent != NULL:
-        call.traced = s.parent.sampled
-    else:
-        call.traced = f.settings.trace_ppm > 0 and front_random(f) % PPM < f.settings.trace_ppm
+    call.traced = is_traced(s)
     if call.measured or call.traced:
         memset(call.times, 0, sizeof(call.times))
         call.job.times = call.times
@@ -122,6 +129,11 @@ cdef void finish_measure(Stream* s, Call* call) noexcept nogil:
     span.method = <uint8_t>(s.method - front_methods + 1)
     span.shard = SPAN_SHARDS if call.part_count else call.job.shard
     span.outcome = call.job.outcome
+    name_span(s, span)
+
+
+cdef void name_span(Stream* s, SpanRecord* span) noexcept nogil:
+    cdef Front* f = s.connection.front
     random_id(f, span.span_id, 1)
     if s.parent != NULL:
         memcpy(span.trace_id, s.parent.trace_id, sizeof(span.trace_id))
@@ -154,12 +166,14 @@ cdef void flush_finished(Front* f) noexcept nogil:
         if done.measured and f.stages != NULL:
             observe_stages(f.stages, done.span.times_ns)
         if done.traced:
-            done.span.begun_wall_ns = wall_ns - (now_ns - done.span.times_ns[0])
-            if span_put(f.spans, &done.span):
-                tally(f, SPANS_WRITTEN, 1)
-            else:
-                tally(f, SPANS_DROPPED, 1)
+            keep_span(f, &done.span, wall_ns - now_ns)
     f.finished_count = 0
+
+
+# ahead_ns: what the time of day is ahead of the monotonic clock, modulo 2^64.
+cdef void keep_span(Front* f, SpanRecord* span, uint64_t ahead_ns) noexcept nogil:
+    span.begun_wall_ns = span.times_ns[0] + ahead_ns
+    tally(f, SPANS_WRITTEN if span_put(f.spans, span) else SPANS_DROPPED, 1)
 
 
 cdef void observe_stages(StagePage* page, const uint64_t* times) noexcept nogil:
@@ -190,3 +204,74 @@ cdef void take_times(Job* job, const uint64_t* times) noexcept nogil:
     for i in range(<int>TIME_EXECUTED, <int>TIME_SENT):
         if times[i] > job.times[i]:
             job.times[i] = times[i]
+
+
+# ---- relayed calls: one span each, without stages
+
+
+# Its headers are whole.
+cdef void trace_relayed(Stream* s) noexcept nogil:
+    cdef SpanRecord* span
+    if LIKELY(not is_traced(s)):
+        return
+    span = <SpanRecord*>calloc(1, sizeof(SpanRecord))
+    INVARIANT(span != NULL, b"memory for a span")
+    span.times_ns[<int>TIME_BEGUN] = journal_now_ns(CLOCK_MONOTONIC)
+    span.code = CODE_NOT_SAID
+    span.worker = <uint32_t>s.connection.front.worker
+    span.method = <uint8_t>(FRONT_METHODS + 1 + s.relayed_method)
+    span.shard = SPAN_SHARDS
+    name_span(s, span)
+    s.span = span
+
+
+# What the control server is told: the call's own span is the parent of what it does. One that is not traced keeps its
+# caller's. Returns how many bytes; 0: there is nothing to tell.
+cdef size_t put_traceparent(const Stream* s, uint8_t* into) noexcept nogil:
+    cdef uint8_t* at
+    cdef uint8_t flags = s.parent.flags if s.parent != NULL else TRACE_SAMPLED
+    if s.parent == NULL and s.span == NULL:
+        return 0
+    at = put_chars(into, b"00-")
+    if s.span != NULL:
+        at = put_hex(put_chars(put_hex(at, s.span.trace_id, 16), b"-"), s.span.span_id, 8)
+    else:
+        at = put_hex(put_chars(put_hex(at, s.parent.trace_id, 16), b"-"), s.parent.span_id, 8)
+    return <size_t>(put_hex(put_chars(at, b"-"), &flags, 1) - into)
+
+
+cdef uint8_t* put_hex(uint8_t* at, const uint8_t* data, size_t size) noexcept nogil:
+    cdef const char* digits = b"0123456789abcdef"
+    cdef size_t i
+    for i in range(size):
+        at[2 * i] = <uint8_t>digits[data[i] >> 4]
+        at[2 * i + 1] = <uint8_t>digits[data[i] & 15]
+    return at + 2 * size
+
+
+# What the answer's grpc-status says.
+cdef void note_status(Stream* s, const uint8_t* value, size_t size) noexcept nogil:
+    cdef uint32_t code = 0 if size else CODE_UNKNOWN
+    cdef size_t i
+    if s.span == NULL:
+        return
+    for i in range(size):
+        code = code * 10 + value[i] - 0x30 if 0x30 <= value[i] <= 0x39 and code < 100 else <uint32_t>CODE_UNKNOWN
+    s.span.code = code
+
+
+# The client's half has ended: as somebody has said, or else with a reset.
+cdef void finish_relayed(Stream* s, uint32_t error_code) noexcept nogil:
+    cdef SpanRecord* span = s.span
+    cdef uint64_t now_ns
+    if LIKELY(span == NULL):
+        return
+    now_ns = journal_now_ns(CLOCK_MONOTONIC)
+    if s.ending:
+        span.code = s.status_code
+    elif span.code == <uint32_t>CODE_NOT_SAID:
+        span.code = <uint32_t>(code_of_reset(error_code) if error_code != NGHTTP2_NO_ERROR else CODE_UNKNOWN)
+    span.times_ns[<int>TIME_SENT] = now_ns
+    keep_span(s.connection.front, span, journal_now_ns(CLOCK_REALTIME) - now_ns)
+    free(span)
+    s.span = NULL

@@ -103,7 +103,7 @@ cdef struct JobQueue:
 cdef struct TraceParent:                 # W3C Trace Context, as the caller sent it
     uint8_t trace_id[16]
     uint8_t span_id[8]
-    bint sampled
+    uint8_t flags
 
 cdef struct Finished:                    # a measured call whose answer is on its way into the socket
     SpanRecord span
@@ -126,6 +126,7 @@ cdef struct Stream:
     bint ending                          # it ends with `status_code` and `status` once the calls before are answered
     uint64_t deadline_ns
     TraceParent* parent                  # NULL: none, or none that counts
+    SpanRecord* span                     # of a relayed call that is traced
     bint parent_seen
     uint32_t header_bytes
     # The request message that is being received.
@@ -146,6 +147,7 @@ cdef struct Stream:
     bint worth_repeating                 # what was refused for load may be sent again
     int32_t pushback_ms                  # after that; 0: PUSHBACK_MS; less: never
     uint8_t scope                        # what its method asks of a caller
+    uint8_t relayed_method               # its place in the table of those; no meaning for a native one
     Credential* credential               # NULL: none is needed, or the stream was refused
     Stream* next_asking                  # among those that wait for the same credential
     Stream** asking_from                 # what points to it there; NULL: it does not wait

@@ -23,17 +23,18 @@ cdef struct SpanRecord:
     uint8_t[8] parent_id                 # zeros: there is none
     uint8_t[8] span_id
     uint64_t begun_wall_ns               # CLOCK_REALTIME, of the first of the times
-    uint64_t[STAGE_TIMES] times_ns
+    uint64_t[STAGE_TIMES] times_ns       # of a relayed call only the first and the last; 0 between
     uint32_t code                        # gRPC's
     uint32_t items                       # of a batch
     uint32_t worker
-    uint8_t method                       # its place in the front's table of methods, from 1 on
+    uint8_t method                       # its place in the front's tables of methods, from 1 on: native, then relayed
     uint8_t shard                        # SPAN_SHARDS: several
     uint8_t outcome                      # 0: not known here
     uint8_t[25] unused
 
 cdef enum:
     SPAN_SHARDS = 255
+    SPLITMIX_STEP = 0x9E3779B97F4A7C15
 
 # What the writer stores shares no cache line with what the reader does.
 cdef struct SpanRing:
@@ -45,6 +46,13 @@ cdef struct SpanRing:
 
 INVARIANT(sizeof(SpanRecord) == 128, b"a span is two cache lines")
 INVARIANT(<int>SPANS == SPANS_KEPT, b"the ring is its bound")
+
+
+# Steele, Lea and Flood's splitmix64: of numbers that are SPLITMIX_STEP apart it makes numbers that look random.
+cdef inline uint64_t mixed64(uint64_t mixed) noexcept nogil:
+    mixed = (mixed ^ mixed >> 30) * <uint64_t>0xBF58476D1CE4E5B9
+    mixed = (mixed ^ mixed >> 27) * <uint64_t>0x94D049BB133111EB
+    return mixed ^ mixed >> 31
 
 
 # False: the ring is full, or is none.

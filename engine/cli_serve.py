@@ -162,7 +162,7 @@ def serve(
 
 def _observing(metrics_listen: str | None, otlp_endpoint: str | None, insecure: bool) -> dict[str, str]:
     """What of it was asked for."""
-    from engine.endpoints import check_metrics_listen, traces_url
+    from engine.endpoints import check_metrics_listen, headers_of, traces_url
 
     try:
         option = "--metrics-listen"
@@ -171,6 +171,7 @@ def _observing(metrics_listen: str | None, otlp_endpoint: str | None, insecure: 
         option = "--otlp-endpoint"
         if otlp_endpoint is not None:
             traces_url(otlp_endpoint)
+            headers_of(os.environ)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
     asked = {"metrics_listen": metrics_listen, "otlp_endpoint": otlp_endpoint}

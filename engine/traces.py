@@ -1,6 +1,6 @@
 """From the ring of spans to a collector, by OTLP over HTTP.
 
-The calls are over when Python hears of them: a record of the ring becomes one span for the call and one for each stage.
+The calls are over when Python hears of them: native code makes a whole request of the records, and it is posted here.
 The ring is the queue, and it is bounded: while a collector does not answer it fills, and the front counts what it
 drops. What a collector refuses is dropped here, and counted too.
 """
@@ -8,72 +8,69 @@ drops. What a collector refuses is dropped here, and counted too.
 from __future__ import annotations
 
 import fcntl
+import gzip
 import os
 import random
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
-import grpc
 import structlog
-from opentelemetry.exporter.otlp.proto.http import Compression
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExportResult
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+import urllib3
 
-from engine._core import FRONT_METHOD_NAMES, STAGE_NAMES
-from engine.endpoints import traces_url
+from engine._core import FRONT_METHOD_NAMES, Board, SpanEncoder
+from engine.endpoints import headers_of, traces_url, variable
 from everopen.v1.outcome_pb2 import Outcome
 
 # Calls of one request to the collector.
 BATCH: Final = 512
-# Between two looks at an empty ring.
-PAUSE_S: Final = 0.5
-# What one request may take, with the repetitions that the exporter makes of its own.
+# Between two looks at the ring; and at one that had more than one request held.
+PAUSE_S: Final = 1.0
+PAUSE_BUSY_S: Final = 0.1
+# What one request may take, with its repetitions.
 EXPORT_S_MAX: Final = 10.0
-# After a failure nothing is sent for so long; each time twice as long.
+# Before a repetition, and after a request that none took; each time twice as long, unless the collector says how long.
 BACKOFF_S_MIN: Final = 1.0
 BACKOFF_S_MAX: Final = 30.0
 # What is left at the end is sent if it takes no longer.
 END_S_MAX: Final = 1.0
+# Of an answer, which is not read further.
+ANSWER_BYTES_MAX: Final = 65_536
+# opentelemetry.io/docs/specs/otlp, "Retryable Response Codes".
+WORTH_REPEATING: Final = frozenset({429, 502, 503, 504})
 LOCK: Final = "spans.lock"
 
 log = structlog.get_logger()
 
 
-class Spans(Protocol):
-    """The board, as far as it is read here."""
-
-    def take_spans(self, limit: int) -> list[dict[str, Any]]: ...
-
-
-class Sink(Protocol):
-    """OpenTelemetry's exporter, as far as it is used here."""
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult: ...
-    def shutdown(self) -> None: ...
-
-
 class Exporter:
     """A thread that takes and sends. Of all control processes there are, one at a time does."""
 
-    def __init__(self, board: Spans, endpoint: str, folder: Path, sink: Sink | None = None) -> None:
+    def __init__(self, board: Board, endpoint: str, folder: Path, environ: Mapping[str, str] = os.environ) -> None:
         self._board = board
-        self._sink: Sink = sink or OTLPSpanExporter(
-            traces_url(endpoint), timeout=EXPORT_S_MAX, compression=Compression.Gzip
+        self._url = traces_url(endpoint)
+        self._compress = variable(environ, "COMPRESSION") == "gzip"
+        self._headers = headers_of(environ) | {"content-type": "application/x-protobuf", "user-agent": "everopen"}
+        if self._compress:
+            self._headers["content-encoding"] = "gzip"
+        self._http = urllib3.PoolManager(
+            num_pools=1,
+            retries=False,
+            ca_certs=variable(environ, "CERTIFICATE") or None,
+            cert_file=variable(environ, "CLIENT_CERTIFICATE") or None,
+            key_file=variable(environ, "CLIENT_KEY") or None,
         )
         self._lock_path = folder / LOCK
-        self._resource = Resource(
-            {
-                "service.name": "everopen",
-                "service.version": version("everopen"),
-                "service.instance.id": folder.name,
-            }
-        )
+        resource = {
+            "service.name": "everopen",
+            "service.version": version("everopen"),
+            "service.instance.id": folder.name,
+        }
+        outcomes = {number: name for name, number in Outcome.items() if number}
+        self._encoder = SpanEncoder(resource, FRONT_METHOD_NAMES, outcomes)
         self._counts = {"exported": 0, "export_failed": 0}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="everopen-spans", daemon=True)
@@ -84,7 +81,6 @@ class Exporter:
     def stop(self) -> None:
         """What is in the ring is sent if that is quick, and whoever comes next finds the rest."""
         self._stop.set()
-        threading.Timer(END_S_MAX, self._sink.shutdown).start()
 
     def join(self, timeout_s: float) -> bool:
         self._thread.join(timeout_s)
@@ -102,6 +98,7 @@ class Exporter:
         except Exception:
             log.exception("spans are exported no more")
         finally:
+            self._http.clear()
             os.close(lock)
 
     def _alone(self, lock: int) -> bool:
@@ -116,89 +113,79 @@ class Exporter:
         return False
 
     def _export(self) -> None:
-        backoff_s = BACKOFF_S_MIN
+        failures = 0
+        pause_s = PAUSE_S
         while True:
             ending = self._stop.is_set()
-            records = self._board.take_spans(BATCH)
-            if records and not self._send(records):
-                self._stop.wait(backoff_s)
-                backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
+            request, calls, spans = self._encoder.encode_spans(self._board, BATCH)
+            least_s = self._send(request, spans) if calls else None
+            if least_s is not None:
+                self._stop.wait(max(backoff_s(failures), least_s))
+                failures += 1
             else:
-                backoff_s = BACKOFF_S_MIN
-                if len(records) < BATCH:
-                    self._stop.wait(PAUSE_S)
+                failures = 0
+                if calls < BATCH:
+                    self._stop.wait(pause_s)
+                # A ring that holds more than is taken in a pause would lose the rest.
+                pause_s = PAUSE_S if calls < BATCH else PAUSE_BUSY_S
             if ending:
                 return
 
-    def _send(self, records: list[dict[str, Any]]) -> bool:
-        spans = [span for record in records for span in spans_of(record, self._resource)]
-        taken = self._sink.export(spans) is SpanExportResult.SUCCESS
-        self._counts["exported" if taken else "export_failed"] += len(spans)
-        if not taken:
-            log.warning("a collector did not take spans; they are dropped", spans=len(spans))
-        return taken
+    def _send(self, request: bytes, spans: int) -> float | None:
+        """None: the collector has them. Else they are dropped, and it wants to be left alone for so long."""
+        body = gzip.compress(request, 1) if self._compress else request
+        until = time.monotonic() + (END_S_MAX if self._stop.is_set() else EXPORT_S_MAX)
+        tries = 0
+        while True:
+            failure, least_s = self._post(body, until)
+            if not failure:
+                self._counts["exported"] += spans
+                return None
+            if least_s is None:
+                break
+            wait_s = max(backoff_s(tries), least_s)
+            if time.monotonic() + wait_s >= until or self._stop.wait(wait_s):
+                break
+            tries += 1
+        self._counts["export_failed"] += spans
+        log.warning("a collector did not take spans; they are dropped", spans=spans, failure=failure)
+        return min(least_s or 0.0, BACKOFF_S_MAX)
 
+    def _post(self, body: bytes, until: float) -> tuple[str, float | None]:
+        """What went wrong, if anything did; and whether to try again, after how long at least.
 
-def spans_of(record: Mapping[str, Any], resource: Resource) -> list[ReadableSpan]:
-    """The call, and each of its stages that took time. The records are those of _spans.pxi."""
-    trace_id = int(record["trace_id"], 16)
-    call = _context(trace_id, int(record["span_id"], 16))
-    parent = _context(trace_id, int(record["parent_id"], 16), is_remote=True) if record["parent_id"] else None
-    service, _, method = FRONT_METHOD_NAMES[record["method"] - 1].rpartition("/")
-    attributes: dict[str, str | int] = {
-        "rpc.system": "grpc",
-        "rpc.service": service,
-        "rpc.method": method,
-        "rpc.grpc.status_code": record["code"],
-        "everopen.worker": record["worker"],
-    }
-    if record["shard"] >= 0:
-        attributes["everopen.shard"] = record["shard"]
-    if record["outcome"]:
-        attributes["everopen.outcome"] = Outcome.Name(record["outcome"])
-    if record["items"]:
-        attributes["everopen.items"] = record["items"]
-    first_ns = record["times_ns"][0]
-    times = [record["begun_wall_ns"] + at_ns - first_ns for at_ns in record["times_ns"]]
-    status = Status(StatusCode.ERROR) if record["code"] in FAULTS else Status()
-    name = f"{service}/{method}"
-    kind = SpanKind.SERVER
-    made = [
-        _span(name, call, parent, resource, attributes=attributes, kind=kind, status=status, of=(times[0], times[-1]))
-    ]
-    for stage, began, ended in zip(STAGE_NAMES, times, times[1:], strict=False):
-        if ended > began:
-            made.append(
-                _span(stage, _context(trace_id, random.getrandbits(64) or 1), call, resource, of=(began, ended))
+        Not the text of an error, which has the address.
+        """
+        try:
+            answer = self._http.request(
+                "POST",
+                self._url,
+                body=body,
+                headers=self._headers,
+                timeout=urllib3.Timeout(total=max(0.001, until - time.monotonic())),
+                redirect=False,
+                preload_content=False,
             )
-    return made
+            try:
+                answer.read(ANSWER_BYTES_MAX, decode_content=False)
+            finally:
+                # It goes back to the pool if all was read, and else ends.
+                answer.close()
+        except urllib3.exceptions.HTTPError as error:
+            return type(error).__name__, 0.0
+        if 200 <= answer.status < 300:
+            return "", None
+        return f"status {answer.status}", asked_s(answer) if answer.status in WORTH_REPEATING else None
 
 
-def _context(trace_id: int, span_id: int, *, is_remote: bool = False) -> SpanContext:
-    return SpanContext(trace_id, span_id, is_remote, TraceFlags(TraceFlags.SAMPLED))
+def asked_s(answer: urllib3.BaseHTTPResponse) -> float:
+    """What its Retry-After says; 0: nothing that can be read."""
+    try:
+        return urllib3.Retry().get_retry_after(answer) or 0.0
+    except urllib3.exceptions.HTTPError:
+        return 0.0
 
 
-def _span(
-    name: str,
-    context: SpanContext,
-    parent: SpanContext | None,
-    resource: Resource,
-    *,
-    of: tuple[int, int],
-    **more: Any,
-) -> ReadableSpan:
-    return ReadableSpan(name, context, parent, resource, start_time=of[0], end_time=of[1], **more)
-
-
-# Those that the conventions of OpenTelemetry call an error of the server, and not of its caller.
-FAULTS: Final = frozenset(
-    code.value[0]
-    for code in (
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.UNIMPLEMENTED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DATA_LOSS,
-    )
-)
+def backoff_s(tries: int) -> float:
+    """Not the same for all engines of a collector that comes back."""
+    return min(BACKOFF_S_MIN * 2.0**tries, BACKOFF_S_MAX) * random.uniform(0.5, 1)  # noqa: S311

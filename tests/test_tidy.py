@@ -26,7 +26,7 @@ STAGES = [
     ["_wire_*"],
     ["_crc32c"],
     ["_histogram", "_spans"],
-    ["_board_figures", "_board", "_marks", "_ring", "_quota"],
+    ["_board_figures", "_board", "_spans_otlp", "_marks", "_ring", "_quota"],
     ["_arena"],
     [
         "_state",

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import gzip
+import os
+import random
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from engine import traces
-from engine._core import FRONT_METHOD_NAMES
-from engine.endpoints import traces_url
+from engine._core import FRONT_METHOD_NAMES, OUTCOME_NAMES, Board, SpanEncoder, board_create
+from engine.endpoints import headers_of, traces_url
+from engine.exits import Exit
 from engine.local import LocalEngine
 from engine.traces import Exporter
-from tests.serving import Client, order
+from everopen.v1 import cluster_service_pb2 as cluster
+from everopen.v1.cluster_service_pb2_grpc import ClusterServiceStub
+from everopen.v1.outcome_pb2 import Outcome
+from tests.serving import Client, everopen, order
+from tests.span_ring import PARENT, TRACE, Rings, record, spans_of
 
 PATIENCE_S = 30
-PLACE = FRONT_METHOD_NAMES.index("everopen.v1.OrderService/PlaceOrder") + 1
-TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 class Collector:
@@ -31,18 +38,27 @@ class Collector:
 
     def __init__(self) -> None:
         self.code = 200
+        # Said with another code than 200.
+        self.retry_after = ""
+        self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
         self.spans: list[Span] = []
         self.resources: list[dict[str, str]] = []
         self.requests = 0
+        # Of each request.
+        self.calls: list[int] = []
         self.came = threading.Condition()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
+                outer.headers.append({name.lower(): text for name, text in self.headers.items()})
+                code = outer.code
                 outer.take(self.path, gzip.decompress(body) if self.headers["content-encoding"] == "gzip" else body)
-                self.send_response(outer.code)
+                self.send_response(code)
+                if code != 200 and outer.retry_after:
+                    self.send_header("retry-after", outer.retry_after)
                 self.send_header("content-length", "0")
                 self.end_headers()
 
@@ -58,10 +74,12 @@ class Collector:
         with self.came:
             self.requests += 1
             self.paths.append(path)
+            spans = [span for of in request.resource_spans for scope in of.scope_spans for span in scope.spans]
+            self.calls.append(sum(span.kind == Span.SPAN_KIND_SERVER for span in spans))
             if self.code == 200:
+                self.spans += spans
                 for of in request.resource_spans:
                     self.resources.append({each.key: each.value.string_value for each in of.resource.attributes})
-                    self.spans += [span for scope in of.scope_spans for span in scope.spans]
             self.came.notify_all()
 
     def wait(self, holds: Callable[[], bool]) -> None:
@@ -77,39 +95,15 @@ def collector() -> Iterator[Collector]:
     made.http.server_close()
 
 
-class Ring:
-    """Records that a test puts there; `given` says that all are taken, and how many at once."""
-
-    def __init__(self, records: list[dict[str, Any]]) -> None:
-        self.records = records
-        self.taken: list[int] = []
-
-    def take_spans(self, limit: int) -> list[dict[str, Any]]:
-        found, self.records = self.records[:limit], self.records[limit:]
-        self.taken += [len(found)] if found else []
-        return found
-
-
-def record(number: int = 1, **more: Any) -> dict[str, Any]:
-    base = 10_000
-    return {
-        "trace_id": TRACE,
-        "parent_id": PARENT,
-        "span_id": f"{number:016x}",
-        "begun_wall_ns": 1_700_000_000_000_000_000,
-        "times_ns": (base, base + 10, base + 30, base + 60, base + 1_060, base + 1_110),
-        "code": 0,
-        "items": 0,
-        "worker": 1,
-        "method": PLACE,
-        "shard": 3,
-        "outcome": 1,
-    } | more
+def rings(*records: dict[str, Any]) -> Rings:
+    made = Rings()
+    made.put(records)
+    return made
 
 
 @contextmanager
-def exporting(ring: Ring, url: str, folder: Path) -> Iterator[Exporter]:
-    made = Exporter(ring, url, folder)
+def exporting(ring: Rings, url: str, folder: Path, environ: Mapping[str, str] | None = None) -> Iterator[Exporter]:
+    made = Exporter(ring.board, url, folder, environ or {})
     made.begin()
     try:
         yield made
@@ -123,7 +117,7 @@ def attributes(span: Span) -> dict[str, Any]:
 
 
 def test_record_becomes_a_span_of_the_call_and_one_of_each_stage(collector: Collector, tmp_path: Path) -> None:
-    with exporting(Ring([record()]), collector.url, tmp_path):
+    with exporting(rings(record()), collector.url, tmp_path):
         collector.wait(lambda: len(collector.spans) == 6)
     assert collector.paths == ["/v1/traces"]
     [call] = [span for span in collector.spans if span.kind == Span.SPAN_KIND_SERVER]
@@ -137,7 +131,7 @@ def test_record_becomes_a_span_of_the_call_and_one_of_each_stage(collector: Coll
         "rpc.service": "everopen.v1.OrderService",
         "rpc.method": "PlaceOrder",
         "rpc.grpc.status_code": 0,
-        "everopen.worker": 1,
+        "everopen.worker": 0,
         "everopen.shard": 3,
         "everopen.outcome": "OUTCOME_PLACED",
     }
@@ -154,7 +148,7 @@ def test_only_a_fault_of_the_server_is_an_error(
     collector: Collector, tmp_path: Path, code: int, is_error: bool
 ) -> None:
     refused = record(code=code, outcome=0, shard=-1, items=5, parent_id="", times_ns=(5, 5, 5, 5, 5, 9))
-    with exporting(Ring([refused]), collector.url, tmp_path):
+    with exporting(rings(refused), collector.url, tmp_path):
         collector.wait(lambda: len(collector.spans) == 2)
     call, stage = collector.spans
     assert (call.status.code == 2) == is_error
@@ -165,10 +159,11 @@ def test_only_a_fault_of_the_server_is_an_error(
 
 def test_batches_are_bounded_and_nothing_is_lost_or_sent_twice(collector: Collector, tmp_path: Path) -> None:
     count = 2 * traces.BATCH + 7
-    ring = Ring([record(number, times_ns=(1, 1, 1, 1, 1, 1)) for number in range(1, count + 1)])
+    ring = rings(*(record(number, times_ns=(1, 1, 1, 1, 1, 1)) for number in range(1, count + 1)))
     with exporting(ring, collector.url, tmp_path) as made:
         collector.wait(lambda: len(collector.spans) == count)
-    assert ring.taken == [traces.BATCH, traces.BATCH, 7]
+    assert collector.requests == 3
+    assert max(collector.calls) == traces.BATCH
     assert [int(span.span_id.hex(), 16) for span in collector.spans] == list(range(1, count + 1))
     assert made.counts() == {"exported": count, "export_failed": 0}
 
@@ -179,11 +174,11 @@ def test_spans_that_a_collector_refuses_are_counted_and_later_ones_go_through(
     monkeypatch.setattr(traces, "BACKOFF_S_MIN", 0.01)
     monkeypatch.setattr(traces, "PAUSE_S", 0.01)
     collector.code = 400
-    ring = Ring([record(1)])
+    ring = rings(record(1))
     with exporting(ring, collector.url, tmp_path) as made:
         collector.wait(lambda: collector.requests == 1)
         collector.code = 200
-        ring.records = [record(2)]
+        ring.put([record(2)])
         collector.wait(lambda: len(collector.spans) == 6)
     assert made.counts() == {"exported": 6, "export_failed": 6}
     assert {span.span_id.hex() for span in collector.spans if span.kind == Span.SPAN_KIND_SERVER} == {f"{2:016x}"}
@@ -193,23 +188,82 @@ def test_collector_that_is_not_there_holds_nobody_up_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(traces, "END_S_MAX", 0.01)
-    ring = Ring([record(number) for number in range(1, 2 * traces.BATCH)])
+    ring = rings(*(record(number) for number in range(1, 2 * traces.BATCH)))
     with exporting(ring, "http://127.0.0.1:9", tmp_path) as made:
         pass
     assert made.counts()["exported"] == 0
-    assert sum(ring.taken) <= 2 * traces.BATCH
 
 
 def test_ring_has_one_reader_until_that_has_ended(collector: Collector, tmp_path: Path) -> None:
-    with exporting(Ring([record(1)]), collector.url, tmp_path):
+    with exporting(rings(record(1)), collector.url, tmp_path):
         collector.wait(lambda: len(collector.spans) == 6)
-        second = Ring([record(2)])
+        second = rings(record(2))
         with exporting(second, collector.url, tmp_path):
             pass
-        assert second.taken == []
-    third = Ring([record(3)])
+        assert len(second.board.take_spans(10)) == 1
+    third = rings(record(3))
     with exporting(third, collector.url, tmp_path):
         collector.wait(lambda: len(collector.spans) == 12)
+
+
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "BACKOFF_S_MIN", 0.01)
+    monkeypatch.setattr(traces, "PAUSE_S", 0.01)
+
+
+@pytest.mark.parametrize("code", [429, 502, 503, 504])
+def test_collector_that_is_busy_gets_the_same_again(
+    collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    quick(monkeypatch)
+    collector.code, collector.retry_after = code, "0"
+    with exporting(rings(record(1)), collector.url, tmp_path) as made:
+        collector.wait(lambda: collector.requests == 2)
+        collector.code = 200
+        collector.wait(lambda: len(collector.spans) == 6)
+    assert made.counts() == {"exported": 6, "export_failed": 0}
+    assert collector.spans == spans_of(record(1))
+
+
+def test_collector_that_asks_for_too_long_a_wait_is_not_waited_for(
+    collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick(monkeypatch)
+    collector.code, collector.retry_after = 503, "3600"
+    with exporting(rings(record(1)), collector.url, tmp_path) as made:
+        until(lambda: made.counts()["export_failed"] == 6)
+    assert collector.requests == 1
+    assert made.counts() == {"exported": 0, "export_failed": 6}
+
+
+def until(condition: Callable[[], bool]) -> None:
+    by_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < by_s
+        time.sleep(0.002)
+
+
+def test_headers_and_compression_are_those_of_the_environment(collector: Collector, tmp_path: Path) -> None:
+    environ = {
+        "OTEL_EXPORTER_OTLP_HEADERS": "never=heard",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": " X-Tenant = a , Authorization=Basic%20dTpw%3D,",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+    }
+    with exporting(rings(record(1)), collector.url, tmp_path, environ):
+        collector.wait(lambda: len(collector.spans) == 6)
+    [headers] = collector.headers
+    assert (headers["x-tenant"], headers["authorization"]) == ("a", "Basic dTpw=")
+    assert (headers["content-encoding"], headers["content-type"]) == ("gzip", "application/x-protobuf")
+    assert "never" not in headers
+
+
+@pytest.mark.parametrize(
+    "text", ["SECRET", "a=b,SECRET", "a b=SECRET", "a=SECRET%0d%0Ab: c", "\u00e4=SECRET", "=SECRET"]
+)
+def test_header_that_is_none_is_refused_without_a_word_of_it(text: str) -> None:
+    with pytest.raises(ValueError, match="OTEL_EXPORTER_OTLP_HEADERS") as refused:
+        headers_of({"OTEL_EXPORTER_OTLP_HEADERS": text})
+    assert "SECRET" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +284,105 @@ def test_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
         traces_url(endpoint)
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://me:SECRET@127.0.0.1:4318",
+        "https://SECRET@collector/v1/traces",
+        "me:SECRET@collector:4317",
+        "//u:SECRET@c",
+    ],
+)
+def test_endpoint_with_a_password_is_refused_and_the_password_not_repeated(tmp_path: Path, endpoint: str) -> None:
+    with pytest.raises(ValueError, match=r"OTEL_EXPORTER_OTLP_HEADERS|http://HOST:PORT") as refused:
+        traces_url(endpoint)
+    assert "SECRET" not in str(refused.value)
+    done = everopen("serve", "--data-dir", tmp_path / "data", "--otlp-endpoint", endpoint)
+    assert done.returncode == Exit.ARGUMENT
+    assert "--otlp-endpoint" in done.stderr
+    assert "SECRET" not in done.stdout + done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def random_record(rng: random.Random) -> dict[str, Any]:
+    begun = rng.randrange(1, 2**62)
+    between = sorted(begun + rng.choice([0, 0, 1, 127, 128, 10**6, rng.getrandbits(40)]) for _ in range(5))
+    is_relayed = rng.random() < 0.2
+    return record(
+        trace_id=rng.randbytes(16).hex(),
+        parent_id=rng.choice(["", rng.randbytes(8).hex()]),
+        span_id=rng.choice([rng.randbytes(8).hex(), f"{rng.getrandbits(7) or 1:016x}"]),
+        begun_wall_ns=rng.randrange(2**62),
+        times_ns=(begun, 0, 0, 0, 0, between[-1]) if is_relayed else (begun, *between),
+        code=rng.choice([*range(17), 31, 32, 127, 128, 2**32 - 1]),
+        items=rng.choice([0, 1, 127, 128, 500, 2**32 - 1]),
+        worker=rng.randrange(3),
+        method=rng.randrange(1, len(FRONT_METHOD_NAMES) + 1),
+        shard=rng.randrange(-1, 64),
+        outcome=rng.choice([0, *OUTCOME_NAMES]),
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_requests_say_what_plain_python_makes_of_the_records(seed: int) -> None:
+    rng = random.Random(seed)
+    records = [random_record(rng) for _ in range(1_500)]
+    board = Rings(3)
+    board.put(records)
+    outcomes = {number: name for name, number in Outcome.items() if number}
+    encoder = SpanEncoder({"service.name": "a"}, FRONT_METHOD_NAMES, outcomes)
+    found: dict[int, list[Span]] = {worker: [] for worker in range(3)}
+    by_trace = {of["trace_id"]: of["worker"] for of in records}
+    counted = 0
+    while (taken := encoder.encode_spans(board.board, rng.randrange(1, 400)))[1]:
+        request, calls, count = taken
+        [resource_spans] = ExportTraceServiceRequest.FromString(request).resource_spans
+        assert [(each.key, each.value.string_value) for each in resource_spans.resource.attributes] == [
+            ("service.name", "a")
+        ]
+        [scope_spans] = resource_spans.scope_spans
+        assert len(scope_spans.spans) == count
+        assert sum(span.kind == Span.SPAN_KIND_SERVER for span in scope_spans.spans) == calls
+        counted += calls
+        for span in scope_spans.spans:
+            found[by_trace[span.trace_id.hex()]].append(span)
+    assert counted == len(records)
+    for worker in range(3):
+        expected = [span for of in records if of["worker"] == worker for span in spans_of(of)]
+        assert found[worker] == expected
+    assert taken == (b"", 0, 0)
+
+
+def test_board_without_figures_has_no_spans() -> None:
+    fd = board_create(1)
+    assert SpanEncoder({}, [], {}).encode_spans(Board(fd, 1), 10) == (b"", 0, 0)
+    os.close(fd)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ({"a": "x" * 2_000}, [], {}),
+        ({}, ["x" * 2_000], {}),
+        ({}, ["a/b"] * 256, {}),
+        ({}, [], {0: "a"}),
+        ({}, [], {256: "a"}),
+    ],
+)
+def test_encoder_refuses_what_has_no_room(arguments: Any) -> None:
+    with pytest.raises(ValueError, match=r"too long|number"):
+        SpanEncoder(*arguments)
+
+
+GET_WORKERS = "everopen.v1.ClusterService/GetWorkers"
+
+
+def workers(address: str, *metadata: tuple[str, str]) -> None:
+    with grpc.insecure_channel(address) as channel:
+        stub = ClusterServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub.GetWorkers(cluster.GetWorkersRequest(), metadata=metadata, timeout=PATIENCE_S)
+
+
 def test_engine_exports_the_calls_whose_parent_is_sampled(collector: Collector, tmp_path: Path) -> None:
     """The span of its caller is the parent; a call whose caller was not sampled is not there."""
     arguments = ["--otlp-endpoint", collector.url, "--followers", "0"]
@@ -237,8 +390,14 @@ def test_engine_exports_the_calls_whose_parent_is_sampled(collector: Collector, 
         client.seed()
         client.orders.PlaceOrder(order("without"), metadata=[("traceparent", f"00-{TRACE}-{PARENT}-00")])
         client.orders.PlaceOrder(order("with"), metadata=[("traceparent", f"00-{TRACE}-{PARENT}-01")])
-        collector.wait(lambda: any(span.kind == Span.SPAN_KIND_SERVER for span in collector.spans))
-    [call] = [span for span in collector.spans if span.kind == Span.SPAN_KIND_SERVER]
+        workers(engine.address, ("traceparent", f"00-{TRACE}-{PARENT}-01"))
+        collector.wait(lambda: any(span.name == GET_WORKERS for span in collector.spans))
+        collector.wait(lambda: any(span.name.endswith("/PlaceOrder") for span in collector.spans))
+    [relayed] = [span for span in collector.spans if span.name == GET_WORKERS]
+    assert (relayed.trace_id.hex(), relayed.parent_span_id.hex()) == (TRACE, PARENT)
+    assert attributes(relayed)["rpc.grpc.status_code"] == 0
+    assert relayed.end_time_unix_nano > relayed.start_time_unix_nano
+    [call] = [span for span in collector.spans if span.name.endswith("/PlaceOrder")]
     assert (call.trace_id.hex(), call.parent_span_id.hex()) == (TRACE, PARENT)
     assert attributes(call)["everopen.outcome"] == "OUTCOME_PLACED"
     stages = [span for span in collector.spans if span.parent_span_id == call.span_id]

@@ -37,6 +37,7 @@ class BareFront:
 
     def __init__(self, control: Path, **settings: int) -> None:
         self._board = _core.board_create(1)
+        self.board = _core.Board(self._board, 1)
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=512)
         self._listening.setblocking(False)
         self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"

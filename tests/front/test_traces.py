@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+import pytest_asyncio
 
 from engine._core import FRONT_METHOD_NAMES, LIMITS, OUTCOME_NAMES
 from tests.front.calls import (
+    CANCELLED,
     INVALID_ARGUMENT,
     OK,
     PLACE_ORDER,
     PLACE_ORDERS,
+    UNAVAILABLE,
     fresh_id,
     place,
     place_batch,
     placed,
 )
-from tests.front.handing import Front, Fronts, link, seed, until
+from tests.front.handing import PATIENCE_S, Front, Fronts, link, seed, until
 from tests.front.http2 import Connection, prefixed
+from tests.front.relaying import SERVICE, BareFront, Control, start_control
 from tests.front.test_handover import shop_of
 from tests.serving import order
 
@@ -159,6 +167,111 @@ def test_spans_of_a_front_that_ended_are_still_there_for_the_next_ones(fronts: F
     successor = fronts.start()
     assert ask(successor, SAMPLED) == OK
     assert len(spans(fronts, successor, 1)) == 2
+
+
+async def relayed_spans(front: BareFront, count: int) -> list[dict[str, Any]]:
+    """All of them, once so many calls were traced and none goes on."""
+    by_s = time.monotonic() + PATIENCE_S
+    while front.count("spans_written") < count:
+        assert time.monotonic() < by_s
+        await asyncio.sleep(0.002)
+    return front.board.take_spans(1_000)
+
+
+def told(control: Control) -> list[str]:
+    """The traceparents that came with the last call."""
+    return [str(text) for name, text in control.metadata if name == "traceparent"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "control"
+
+
+@pytest_asyncio.fixture
+async def control(path: Path) -> AsyncIterator[Control]:
+    control = Control()
+    server = await start_control(path, control)
+    yield control
+    await server.stop(None)
+
+
+async def relay(front: BareFront, name: str, *parents: str, request: bytes = b"r", **how: Any) -> Any:
+    async with grpc.aio.insecure_channel(front.address) as channel:
+        call: Any = channel.unary_unary(f"/{SERVICE}/{name}")
+        return await call(request, metadata=tuple(("traceparent", parent) for parent in parents), timeout=20, **how)
+
+
+async def test_relayed_call_has_a_span_and_the_control_server_is_told_its_id(path: Path, control: Control) -> None:
+    with BareFront(path) as front:
+        before_ns = time.monotonic_ns()
+        await relay(front, "Unary", SAMPLED)
+        [span] = await relayed_spans(front, 1)
+        assert told(control) == [f"00-{TRACE}-{span['span_id']}-01"]
+    assert (span["trace_id"], span["parent_id"]) == (TRACE, PARENT)
+    assert span["span_id"] != PARENT
+    assert (span["code"], span["outcome"], span["shard"], span["items"]) == (OK, 0, -1, 0)
+    # What a caller calls a method is in no span if it is none of ours.
+    assert FRONT_METHOD_NAMES[span["method"] - 1] == "_OTHER"
+    begun_ns, *between, ended_ns = span["times_ns"]
+    assert between == [0, 0, 0, 0]
+    assert before_ns < begun_ns < ended_ns < time.monotonic_ns()
+    assert abs(span["begun_wall_ns"] - time.time_ns()) < 600 * 10**9
+
+
+async def test_relayed_call_that_is_not_traced_keeps_the_parent_of_its_caller(path: Path, control: Control) -> None:
+    with BareFront(path) as front:
+        await relay(front, "Unary", UNSAMPLED)
+        assert told(control) == [UNSAMPLED]
+        await relay(front, "Unary")
+        assert told(control) == []
+        await relay(front, "Unary", SAMPLED.upper())
+        assert told(control) == []
+        assert front.board.take_spans(10) == []
+        assert front.count("spans_written") == 0
+
+
+async def test_relayed_call_without_a_parent_is_traced_by_chance(path: Path, control: Control) -> None:
+    with BareFront(path, trace_ppm=1_000_000) as front:
+        await relay(front, "Unary")
+        [span] = await relayed_spans(front, 1)
+        assert told(control) == [f"00-{span['trace_id']}-{span['span_id']}-01"]
+        assert span["parent_id"] == ""
+        await relay(front, "Unary", UNSAMPLED)
+        assert told(control) == [UNSAMPLED]
+        assert front.count("spans_written") == 1
+
+
+async def test_span_of_a_relayed_call_has_its_code(path: Path, control: Control) -> None:
+    with BareFront(path) as front:
+        for name in ("Fail", "Missing"):
+            with pytest.raises(grpc.aio.AioRpcError):
+                await relay(front, name, SAMPLED)
+        assert [span["code"] for span in await relayed_spans(front, 2)] == [9, 12]
+        hanging = asyncio.create_task(relay(front, "Hang", SAMPLED))
+        await control.begun.wait()
+        hanging.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await hanging
+        assert [span["code"] for span in await relayed_spans(front, 3)] == [CANCELLED]
+
+
+async def test_relayed_call_that_no_control_server_takes_has_a_span(path: Path) -> None:
+    with BareFront(path, relay_connect_ms=1) as front:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await relay(front, "Unary", SAMPLED)
+        assert [span["code"] for span in await relayed_spans(front, 1)] == [UNAVAILABLE]
+
+
+def test_methods_of_spans_have_names_of_ours() -> None:
+    assert len(set(FRONT_METHOD_NAMES)) == len(FRONT_METHOD_NAMES)
+    assert "everopen.v1.ClusterService/WatchPartitionMap" in FRONT_METHOD_NAMES
+    assert [name for name in FRONT_METHOD_NAMES if name.endswith("_OTHER")] == [
+        "grpc.reflection.v1.ServerReflection/_OTHER",
+        "grpc.reflection.v1alpha.ServerReflection/_OTHER",
+        "grpc.channelz.v1.Channelz/_OTHER",
+        "_OTHER",
+    ]
 
 
 def test_call_for_another_worker_has_its_times_and_its_outcome(tmp_path: Path) -> None:
