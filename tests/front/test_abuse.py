@@ -19,8 +19,8 @@ MIB = 1024 * 1024
 TIMES = 12
 # A peer that is reset but not closed says nothing more; what is slow is given up after message_ms, 300.
 PATIENCE_S = 1.0
-# What one message, one connection's windows and the allocator's slack may add, and far less than what was asked for.
-GROWTH_BYTES_MAX = 48 * MIB
+# What a message of each connection, all of them at once, and the allocator's slack may add. 576 MiB is asked for.
+GROWTH_BYTES_MAX = (TIMES * 4 + 16) * MIB
 # 10,000 where the machine gives a process so many descriptors.
 IDLE = min(10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 2_000)
 IDLE_BYTES_MAX = 24 * 1024
