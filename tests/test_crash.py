@@ -26,9 +26,7 @@ import pytest
 from everopen.v1 import order_service_pb2 as orders
 from tests.serving import ROOT, SEGMENT_BYTES, Client, Server, adjustment, everopen, order
 
-# Each takes a second, and tests/faults kills in many more ways; the long seeds go on for longer.
-ROUNDS = 20
-LONG_ROUNDS = 55
+ROUNDS = 55
 THREADS = 4
 BATCH = 25
 SKUS = ("plenty", "scarce")
@@ -220,7 +218,7 @@ def test_kill_under_load_loses_nothing_that_was_answered(tmp_path: Path, seed: i
     book = Book()
     happened = unanswered = 0
     fresh: list[tuple[str, str]] = []
-    for number in range(ROUNDS if seed == 1 else LONG_ROUNDS):
+    for number in range(ROUNDS):
         with Server(data_dir) as server:
             with Client(server.address) as client:
                 if number == 0:
