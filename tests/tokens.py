@@ -33,7 +33,8 @@ def jwk(key: Any, **fields: Any) -> dict[str, Any]:
         ed25519.Ed25519PrivateKey: jwt.algorithms.OKPAlgorithm,
     }
     [algorithm] = [found for kind, found in of_type.items() if isinstance(key, kind)]
-    return json.loads(algorithm.to_jwk(key.public_key())) | fields
+    made: dict[str, Any] = json.loads(algorithm.to_jwk(key.public_key()))
+    return made | fields
 
 
 def jwks(*keys: dict[str, Any]) -> bytes:
