@@ -72,7 +72,8 @@ class Doorkeeper:
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Until its end, which is told to the other side after all that came before it."""
-    with suppress(OSError):
+    # uvloop has a RuntimeError for a side that has closed meanwhile.
+    with suppress(OSError, RuntimeError):
         while piece := await reader.read(PIECE_BYTES):
             writer.write(piece)
             await writer.drain()
