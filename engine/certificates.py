@@ -33,10 +33,11 @@ def subject_of(der: bytes) -> Subject | None:
 
 
 def expiry_of(pem: bytes) -> int:
-    """Of the first certificate, in seconds since 1970. 0: it has none that a clock can show."""
+    """Of the first certificate, in seconds since 1970. 0: not known."""
     try:
         return max(0, int(x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()))
-    except (ValueError, OverflowError):
+    except Exception:
+        # What OpenSSL takes is served, also if another library makes nothing of it.
         return 0
 
 
