@@ -46,7 +46,7 @@ class Observing:
         self._metrics = metrics
         self._spans: Any = None
         if start.get("otlp_endpoint"):
-            # Takes a tenth of a second, which nobody pays who exports nothing.
+            # HTTP and TLS take a moment to import, which nobody pays who exports nothing.
             from engine.traces import Exporter
 
             self._spans = Exporter(board, start["otlp_endpoint"], folder)
