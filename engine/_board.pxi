@@ -95,6 +95,8 @@ cpdef enum FrontCounter:
     TLS_RELOADS                       # of certificates, while serving
     TLS_RELOADS_FAILED                # what was there before goes on
     ARCHIVE_WAITS                     # turns in which orders waited for the archive to catch up
+    CALLS_IDENTITY_REFUSED            # it could not be told who makes them: too many waited for that
+    CREDENTIALS_EXCESS
     COUNTERS_END
 
 INVARIANT(<int>COUNTERS_END <= <int>COUNTERS_ROOM, b"a slot has room for every counter")

@@ -367,7 +367,7 @@ class NativeFront:
     def credential_fd(self) -> int:
         """Readable when there are questions who a caller is."""
     def take_credentials(self) -> list[tuple[int, int, bytes]]:
-        """Any thread: (token, kind, credential) since the last call. Kinds: 1 bearer, 2 key, 3 certificate."""
+        """Any thread: (token, kind, credential), the next ones. Kinds: 1 bearer, 2 key, 3 certificate."""
     def answer_credential(self, token: int, caller: object) -> None:
         """Any thread: a Caller of engine/identity.py, None for nobody. ValueError says what is wrong with it."""
     def evict(self, shard: int, closed_sequence: int) -> None:

@@ -9,7 +9,10 @@ SETTING_NAMES = (
     "handshake_ms", "message_ms", "keepalive_ms", "keepalive_timeout_ms", "connection_age_ms", "age_grace_ms",
     "relay_bytes_per_turn", "relay_buffer_bytes", "relay_bytes_max", "relay_connect_ms", "overloaded_turn_us",
     "accept_lead_ppm", "shed_lead_ppm", "balance_ms", "handover_ms",
-    "archive_calls_max", "trace_ppm", "measured_every", "identity_calls_max", "archive_lag_ms", "archive_wait_ms",
+    "archive_calls_max", "trace_ppm", "measured_every",
+    "identity_calls_max", "identity_calls_per_peer_max", "identity_calls_per_connection_max",
+    "identity_questions_per_connection_max", "bad_credentials_max", "bad_credentials_per_s",
+    "archive_lag_ms", "archive_wait_ms",
 )
 INVARIANT(len(SETTING_NAMES) * sizeof(uint64_t) == sizeof(FrontSettings), b"each setting has its name")
 
@@ -37,8 +40,8 @@ cdef class NativeFront:
             raise ValueError("link_jobs_max: 1 to 65,536")
         if not 0 < f.settings.archive_calls_max <= 1 << PARKED_SLOT_BITS:
             raise ValueError("archive_calls_max: 1 to 65,536")
-        if not 0 < f.settings.identity_calls_max <= 1 << CREDENTIAL_SLOT_BITS:
-            raise ValueError("identity_calls_max: 1 to 65,536")
+        if not 0 < f.settings.identity_calls_max <= (1 << CREDENTIAL_SLOT_BITS) - CREDENTIALS_MAX:
+            raise ValueError("identity_calls_max: 1 to 61,440")
         f.worker, f.workers, f.shards = worker, workers, shards
         f.streams_limit = <uint32_t>f.settings.streams_per_connection_max
         f.health = HEALTH_NOT_SERVING
@@ -234,22 +237,28 @@ cdef class NativeFront:
         return self.f.credential_fd
 
     def take_credentials(self):
-        cdef Buffer taken
-        cdef Question question
-        cdef size_t at = 0
+        cdef PendingIdentity* pending = &self.f.pending_identity
+        cdef Buffer urgent
+        cdef size_t told = 0
+        cdef bint more
         self._still_open()
         clear_event(self.f.credential_fd)
         pthread_mutex_lock(&self.f.lock)
-        taken = self.f.pending_identity.questions
-        memset(&self.f.pending_identity.questions, 0, sizeof(Buffer))
+        urgent = pending.urgent
+        memset(&pending.urgent, 0, sizeof(Buffer))
+        if pending.told == pending.taken.size:
+            buffer_free(&pending.taken)
+            pending.taken = pending.questions
+            pending.told = 0
+            memset(&pending.questions, 0, sizeof(Buffer))
+        more = pending.questions.size > 0
         pthread_mutex_unlock(&self.f.lock)
-        questions = []
-        while at < taken.size:
-            memcpy(&question, taken.data + at, sizeof(Question))
-            at += sizeof(Question)
-            questions.append((question.token, question.kind, <bytes>(taken.data + at)[:question.size]))
-            at += question.size
-        buffer_free(&taken)
+        questions = tell_questions(&urgent, &told, urgent.size)
+        buffer_free(&urgent)
+        if not questions:
+            questions = tell_questions(&pending.taken, &pending.told, QUESTIONS_AT_ONCE)
+        if more or pending.told < pending.taken.size:
+            eventfd_write(self.f.credential_fd, 1)
         return questions
 
     def answer_credential(self, uint64_t token, caller):

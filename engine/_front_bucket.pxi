@@ -13,6 +13,7 @@ cdef struct Bucket:
 cdef struct Guard:
     Bucket control                       # SETTINGS, PING, WINDOW_UPDATE, PRIORITY, unknown and empty DATA frames
     Bucket resets
+    Bucket bad_credentials
     uint64_t last_ping_ns
     uint64_t pings_earned
     uint32_t ping_strikes

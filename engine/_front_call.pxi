@@ -25,6 +25,7 @@ cdef Stream* stream_begin(Connection* c, int32_t id) noexcept nogil:
     s.id = id
     s.encoding = ENCODING_IDENTITY
     s.own.home = s
+    s.wide = not c.small_windows
     s.next = c.streams
     if c.streams != NULL:
         c.streams.previous = s
@@ -213,7 +214,7 @@ cdef void drop_filling(Stream* s) noexcept nogil:
 # Goes on with what was left lying while enough batches were in work.
 cdef void feed_backlog(Stream* s) noexcept nogil:
     cdef Buffer waiting = s.backlog
-    if waiting.size == 0 or s.call_count >= s.connection.front.settings.batches_per_stream_max:
+    if waiting.size == 0 or is_asking(s) or s.call_count >= s.connection.front.settings.batches_per_stream_max:
         return
     memset(&s.backlog, 0, sizeof(Buffer))
     charge(s.connection, -<int64_t>waiting.size)
@@ -237,7 +238,7 @@ cdef void end_request(Stream* s) noexcept nogil:
     s.end_received = True
     if s.kind == STREAM_RELAYED:
         relay_end(s)
-    elif stream_is_over(s) or refuse_if_cut(s):
+    elif stream_is_over(s) or is_asking(s) or refuse_if_cut(s):
         return
     elif s.kind == STREAM_BATCHES:
         reply_at_end(s)

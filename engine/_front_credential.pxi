@@ -26,6 +26,7 @@ cdef enum CredentialState:
 
 cdef enum:
     CREDENTIALS_MAX = 4096
+    CREDENTIAL_BYTES_MAX = 8192          # of one; nobody's is longer, and the table is to be bounded by bytes too
     CREDENTIAL_BUCKETS = 8192
 
 cdef struct Credential:
@@ -43,6 +44,7 @@ cdef struct Credential:
     Stream* waiting
     Answered* caller                     # the answer itself, of KNOWN
     uint32_t payer                       # its slot of the quotas, plus one; 0: it has no bound
+    Peer* asker                          # in whose share its question counts; NULL: in none
 
 
 cdef bint is_credential(const uint8_t* name, size_t size) noexcept nogil:
@@ -73,10 +75,11 @@ cdef void take_credential(Connection* c, size_t name_size, const uint8_t* value,
         kind = CREDENTIAL_BAD
     while scheme < size and value[scheme] == c" ":
         scheme += 1
-    if scheme == size or c.credential_kind != 0:
-        kind = CREDENTIAL_BAD
-    c.credential_kind = kind
     c.credential.size = 0
+    if scheme == size or size - scheme > <size_t>CREDENTIAL_BYTES_MAX or c.credential_kind != 0:
+        c.credential_kind = CREDENTIAL_BAD
+        return
+    c.credential_kind = kind
     memcpy(buffer_reserve(&c.credential, size), value + scheme, size - scheme)
     c.credential.size = size - scheme
 

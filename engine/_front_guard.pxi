@@ -28,6 +28,7 @@ cdef void guard_begin(Connection* c) noexcept nogil:
     memset(&c.guard, 0, sizeof(Guard))
     bucket_begin(&c.guard.control, f.now_ns, f.settings.control_frames_max)
     bucket_begin(&c.guard.resets, f.now_ns, f.settings.resets_max)
+    bucket_begin(&c.guard.bad_credentials, f.now_ns, f.settings.bad_credentials_max)
     c.age_ns = 0
     if age_ns > 0:
         c.age_ns = f.now_ns + age_ns - jitter_ns + spread_bits(f.now_ns + <uint64_t>c.fd) % (2 * jitter_ns + 1)
@@ -86,6 +87,14 @@ cdef bint guard_reset(Connection* c) noexcept nogil:
     return not c.closing
 
 
+# A call was UNAUTHENTICATED. Who tries out credentials is to begin anew for each few.
+cdef void guard_bad_credential(Connection* c) noexcept nogil:
+    cdef Front* f = c.front
+    if not bucket_take(&c.guard.bad_credentials, f.now_ns, f.settings.bad_credentials_max,
+                       f.settings.bad_credentials_per_s):
+        guard_close(c, CREDENTIALS_EXCESS, b"too_many_bad_credentials")
+
+
 # A PING that is not an answer to ours.
 cdef bint guard_ping(Connection* c) noexcept nogil:
     cdef Front* f = c.front
@@ -140,12 +149,17 @@ cdef bint guard_peer_enters(Front* f, Connection* c, const uint8_t* address) noe
 
 cdef void guard_peer_leaves(Front* f, Connection* c) noexcept nogil:
     cdef Peer* peer = c.peer
-    cdef Peer** at
     if peer == NULL:
         return
     c.peer = NULL
     peer.connections -= 1
-    if peer.connections > 0:
+    forget_peer(f, peer)
+
+
+# Once nothing is open of it. Questions outlast their connection, so that a new one brings no new share.
+cdef void forget_peer(Front* f, Peer* peer) noexcept nogil:
+    cdef Peer** at
+    if peer.connections > 0 or peer.share.questions > 0:
         return
     at = peer_chain(f, peer.address)
     while at[0] != peer:

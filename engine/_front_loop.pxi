@@ -149,6 +149,8 @@ cdef void connection_event(Connection* c, uint32_t events) noexcept nogil:
         return
     if events & EPOLLOUT:
         mark_dirty(c)
+        if c.tls_full:
+            mark_unread(c)
     if events & EPOLLIN:
         if may_read(c) and not c.unread:
             connection_read(c)

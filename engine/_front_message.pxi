@@ -32,11 +32,13 @@ cdef inline void store_big_u32(uint8_t* at, uint32_t value) noexcept nogil:
     at[3] = <uint8_t>value
 
 
-# What comes of a stream's DATA. A stream that has enough batches in work keeps the rest as it is; its window ends then.
+# What comes of a stream's DATA. A stream that has enough batches in work, or whose caller is not known yet, keeps the
+# rest as it is; its window ends then.
 cdef void feed(Stream* s, const uint8_t* data, size_t size) noexcept nogil:
     cdef size_t used
     while size and not stream_is_over(s):
-        if s.kind == STREAM_BATCHES and s.call_count >= s.connection.front.settings.batches_per_stream_max:
+        if UNLIKELY(is_asking(s)) or (
+                s.kind == STREAM_BATCHES and s.call_count >= s.connection.front.settings.batches_per_stream_max):
             memcpy(buffer_reserve(&s.backlog, size), data, size)
             s.backlog.size += size
             charge(s.connection, <int64_t>size)

@@ -2,22 +2,35 @@
 
 cdef enum:
     PUSHBACK_MS_MAX = 3600000            # then it is worth asking anew, whatever the quota says
+    PAYERS_WORDS = 2 * QUOTA_SLOTS // 64
 
 
-# From now on the connection counts for this caller (NULL: for nobody). False: it has as many as it may.
+# A connection counts, from then on until its end, for each caller with a bound that was served on it: were it only for
+# the newest, a caller with two credentials could take it back. False: the caller has as many as it may.
 cdef bint connection_pays(Connection* c, const Credential* k) noexcept nogil:
     cdef Front* f = c.front
-    cdef uint32_t payer = k.payer if k != NULL and k.caller.connections else 0
-    if payer == c.payer:
+    cdef uint32_t number = k.payer - 1
+    if k.payer == 0 or k.caller.connections == 0:
         return True
-    if payer and quota_in_use(&f.quotas, payer - 1).connections >= k.caller.connections:
+    if c.payers != NULL and c.payers[number // 64] >> number % 64 & 1:
+        return True
+    if quota_in_use(&f.quotas, number).connections >= k.caller.connections:
         return False
-    if c.payer:
-        quota_use(&f.quotas, c.payer - 1, 0, -1)
-    if payer:
-        quota_use(&f.quotas, payer - 1, 0, 1)
-    c.payer = payer
+    if c.payers == NULL:
+        c.payers = <uint64_t*>calloc(PAYERS_WORDS, sizeof(uint64_t))
+        INVARIANT(c.payers != NULL, b"memory for the callers of a connection")
+    c.payers[number // 64] |= <uint64_t>1 << number % 64
+    quota_use(&f.quotas, number, 0, 1)
     return True
+
+
+cdef void connection_counts_no_more(Connection* c) noexcept nogil:
+    cdef uint32_t number
+    for number in range(2 * QUOTA_SLOTS if c.payers != NULL else 0):
+        if c.payers[number // 64] >> number % 64 & 1:
+            quota_use(&c.front.quotas, number, 0, -1)
+    free(c.payers)
+    c.payers = NULL
 
 
 # A call that is about to begin. False: its caller has used up what it may, and its stream was refused.

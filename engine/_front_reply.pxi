@@ -234,7 +234,8 @@ cdef void refuse_stream(Stream* s, int code, const char* reason, const char* des
         return
     own_fault(&fault, code, reason, description)
     s.status_code = <uint32_t>code
-    s.worth_repeating = reason == OVERLOADED
+    if reason == OVERLOADED:
+        s.worth_repeating = True
     s.status.size = 0
     encode_status(&s.status, &fault)
     end_stream(s)

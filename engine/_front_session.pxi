@@ -26,6 +26,7 @@ cdef enum:
     INPUT_BYTES = 65536                  # of one connection in one turn
     OUTPUT_BYTES = 262144
     STREAM_WINDOW_BYTES = 1048576
+    SMALL_WINDOW_BYTES = 65535           # that HTTP/2 begins with
     CONNECTION_WINDOW_BYTES = 16777216
     FRAME_BYTES_MAX = 65536
     DRAIN_NOTICE_NS = 1000000000         # what is on its way when a peer hears of the drain may take so long
@@ -150,6 +151,8 @@ cdef void begin_request(Stream* s) noexcept nogil:
     elif s.kind == STREAM_BATCHES:
         s.long_lived = True
         s.connection.native_streams += 1
+        if not s.wide and not is_asking(s):
+            open_window(s)
         if f.draining:
             end_batches(s)
 
@@ -159,10 +162,15 @@ cdef int on_data_chunk(
 ) noexcept nogil:
     cdef Connection* c = <Connection*>user
     cdef Stream* s = stream_of(c, stream_id)
-    c.unconsumed += size
+    if s != NULL and UNLIKELY(is_asking(s)):
+        s.held += size                   # the connection's window stays closed by as much
+    else:
+        c.unconsumed += size
     if s == NULL:
         return 0
     if s.kind == STREAM_RELAYED:
+        if not s.wide and not is_asking(s) and not flags & NGHTTP2_FLAG_END_STREAM:
+            open_window(s)
         relay_data(s, data, size)
         return 0
     feed(s, data, size)
@@ -170,10 +178,13 @@ cdef int on_data_chunk(
     return 0
 
 
-# Opens a stream's window again, in steps; not while it holds more than it may have in work.
+# Opens a stream's window again, in steps; not while it holds more than it may have in work, or is not known.
 cdef void consume_stream(Stream* s, size_t size) noexcept nogil:
     s.unconsumed += size
-    if s.unconsumed >= STREAM_WINDOW_BYTES // 4 and s.backlog.size == 0 and not s.closed:
+    if s.unconsumed >= <size_t>(STREAM_WINDOW_BYTES if s.wide else SMALL_WINDOW_BYTES) // 4 \
+            and s.backlog.size == 0 and not (s.closed or is_asking(s)):
+        if not s.wide:
+            open_window(s)
         nghttp2_session_consume_stream(s.connection.session, s.id, s.unconsumed)
         s.unconsumed = 0
         mark_dirty(s.connection)
@@ -233,6 +244,7 @@ cdef int session_begin(Connection* c) noexcept nogil:
     cdef nghttp2_settings_entry settings[4]
     cdef Front* f = c.front
     cdef nghttp2_mem memory
+    c.small_windows = f.identity.required
     memory.mem_user_data = &f.pieces
     memory.malloc = piece_take
     memory.free = piece_give
@@ -244,13 +256,14 @@ cdef int session_begin(Connection* c) noexcept nogil:
     settings[0].settings_id = NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
     settings[0].value = f.streams_limit
     settings[1].settings_id = NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE
-    settings[1].value = STREAM_WINDOW_BYTES
+    settings[1].value = SMALL_WINDOW_BYTES if c.small_windows else STREAM_WINDOW_BYTES
     settings[2].settings_id = NGHTTP2_SETTINGS_MAX_FRAME_SIZE
     settings[2].value = FRAME_BYTES_MAX
     settings[3].settings_id = NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
     settings[3].value = <uint32_t>f.settings.header_list_bytes_max
     nghttp2_submit_settings(c.session, 0, settings, 4)
-    nghttp2_session_set_local_window_size(c.session, 0, 0, CONNECTION_WINDOW_BYTES)
+    if not c.small_windows:
+        open_connection_window(c)
     mark_dirty(c)
     return 1
 
@@ -300,13 +313,16 @@ cdef void resume_if_room(Connection* c) noexcept nogil:
                                              and f.bytes_in_flight <= f.settings.bytes_max)):
         c.paused = False
         connection_watch(c, EPOLL_CTL_MOD)
-        if c.tls != NULL and SSL_has_pending(c.tls):
+        # Neither has epoll an event for its end, if that came together with what was read before.
+        if c.tls != NULL and (c.tls_broken or c.tls_full or SSL_has_pending(c.tls)):
             mark_unread(c)
 
 
 cdef void connection_watch(Connection* c, int operation) noexcept nogil:
     cdef epoll_event event
-    event.events = (0 if c.paused else EPOLLIN) | (EPOLLOUT if c.writing else 0)
+    event.events = 0 if c.paused or c.tls_full else EPOLLIN
+    if (c.writing and not c.tls_starved) or (c.tls_full and not c.paused):
+        event.events |= EPOLLOUT
     event.data.ptr = c
     epoll_ctl(c.front.epoll_fd, operation, c.fd, &event)
 
@@ -431,7 +447,7 @@ cdef void connection_free(Connection* c) noexcept nogil:
         job_fail(f, queue_pop(&c.ready), CODE_CANCELLED, b"CANCELLED", b"The caller went away.")
     queue_forget(f, &c.ready)
     guard_peer_leaves(f, c)
-    connection_pays(c, NULL)
+    connection_counts_no_more(c)
     nghttp2_session_del(c.session)
     tls_end(c)
     # Also where a process that is being started has a copy of the descriptor, which would keep the events coming.

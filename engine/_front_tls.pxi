@@ -3,6 +3,10 @@
 #
 # OpenSSL keeps its errors in a queue of the thread and looks there for what a call has done, so the queue is emptied
 # before each call. Its writes raise SIGPIPE, which Python ignores.
+#
+# A peer that lets OpenSSL answer a record of its own, such as a key update, and takes nothing, or sends half of such a
+# record, makes OpenSSL write before it reads on, or read before it writes. Then only that event is waited for: the
+# other one is there all the time, and the loop would not rest.
 
 cdef enum:
     HANDSHAKES_PER_TURN = 8              # each may cost a signature of a millisecond, and others wait meanwhile
@@ -184,7 +188,6 @@ cdef int tls_begin(Connection* c) noexcept nogil:
 cdef void tls_handshake(Connection* c) noexcept nogil:
     cdef Front* f = c.front
     cdef int result, error
-    cdef bint full
     if f.handshakes_left == 0:
         return                           # the socket stays readable
     f.handshakes_left -= 1
@@ -192,10 +195,7 @@ cdef void tls_handshake(Connection* c) noexcept nogil:
     ERR_clear_error()
     result = SSL_do_handshake(c.tls)
     error = SSL_get_error(c.tls, result)
-    full = result != 1 and error == SSL_ERROR_WANT_WRITE
-    if c.writing != full:
-        c.writing = full
-        connection_watch(c, EPOLL_CTL_MOD)
+    tls_turn(c, &c.tls_full, result != 1 and error == SSL_ERROR_WANT_WRITE)
     if result == 1:
         c.handshaking = False
         c.received_ns = c.progress_ns = f.now_ns
@@ -237,18 +237,22 @@ cdef ssize_t tls_read(Connection* c) noexcept nogil:
     cdef int size, reads, error
     if c.tls_broken:
         return 0
+    if c.tls_starved:
+        mark_dirty(c)                    # what it has read may be what it needed to write
     for reads in range(TLS_READS_MAX):
         c.tls_records = 0
         ERR_clear_error()
         size = SSL_read(c.tls, into + used, <int>(INPUT_BYTES - used))
         if size <= 0:
             error = SSL_get_error(c.tls, size)
+            tls_turn(c, &c.tls_full, error == SSL_ERROR_WANT_WRITE)
             if error == SSL_ERROR_WANT_READ or error == SSL_ERROR_WANT_WRITE:
                 errno_is(EAGAIN)
                 return used if used else -1
             c.tls_broken = True
             break
         used += size
+        tls_turn(c, &c.tls_full, False)
         if used == INPUT_BYTES or not SSL_has_pending(c.tls):
             break
     if used and (c.tls_broken or SSL_has_pending(c.tls)):
@@ -259,7 +263,7 @@ cdef ssize_t tls_read(Connection* c) noexcept nogil:
 # As send() does. What the socket did not take must come again: OpenSSL has a record of it ready.
 cdef ssize_t tls_write(Connection* c, const uint8_t* data, size_t size) noexcept nogil:
     cdef size_t used = 0
-    cdef int written, error
+    cdef int written, error = 0
     while used < size:
         ERR_clear_error()
         written = SSL_write(c.tls, data + used, <int>(size - used))
@@ -271,7 +275,14 @@ cdef ssize_t tls_write(Connection* c, const uint8_t* data, size_t size) noexcept
             errno_is(EPIPE)
             return -1
         used += <size_t>written
+    tls_turn(c, &c.tls_starved, used < size and error == SSL_ERROR_WANT_READ)
     return <ssize_t>used
+
+
+cdef inline void tls_turn(Connection* c, bint* waits, bint value) noexcept nogil:
+    if waits[0] != value:
+        waits[0] = value
+        connection_watch(c, EPOLL_CTL_MOD)
 
 
 # There is more in OpenSSL's buffer, of which epoll knows nothing.

@@ -151,6 +151,9 @@ cdef struct Stream:
     Credential* credential               # NULL: none is needed, or the stream was refused
     Stream* next_asking                  # among those that wait for the same credential
     Stream** asking_from                 # what points to it there; NULL: it does not wait
+    bint is_stranger, has_asked          # while it waits: it counts in the shares, and so does its question
+    size_t held                          # of the connection's window, while it waits
+    bint wide                            # its window is STREAM_WINDOW_BYTES
     Buffer status                        # google.rpc.Status, or empty for OK
     # Health: what a watcher was told. Relay: its other half.
     int watched, told
@@ -158,10 +161,15 @@ cdef struct Stream:
     Stream* next_watcher
     Stream** watched_from                # what points to it in the list of watchers; NULL: it is none
 
-cdef struct Peer:                        # one address, for the bound on its connections
+cdef struct Share:                       # of what strangers may have open
+    uint64_t calls                       # that wait until it is known who makes them
+    uint64_t questions                   # who shows a credential
+
+cdef struct Peer:                        # one address, for the bounds on its connections and its strangers
     Peer* next
     uint8_t address[16]
     uint32_t connections
+    Share share
 
 cdef struct Connection:
     int kind                             # WATCH_CONNECTION
@@ -185,13 +193,18 @@ cdef struct Connection:
     Buffer headers                       # of the request being received, until it is known to be native
     Buffer credential                    # of the request being received
     uint8_t credential_kind              # CredentialKind; 0: none came
-    uint32_t payer                       # slot of the quotas in which it counts, plus one; 0: none
+    uint64_t* payers                     # bits, by slot of the quotas: where it counts; NULL: nowhere
+    Share share
+    bint small_windows                   # its streams begin with the window that HTTP/2 begins with
+    bint window_opened                   # and its own is no longer that
     SSL* tls                             # NULL: in plaintext
     Connection* next_unread
     Buffer certificate                   # DER of the client's, which was verified; empty: it showed none
     uint32_t tls_records                 # that the call into OpenSSL which is going on has read
     bint handshaking                     # of TLS: nothing else is said or heard yet
     bint tls_broken, farewell_said
+    bint tls_full                        # OpenSSL has something to send before it can read on
+    bint tls_starved                     # and the other way round
     bint unread                          # OpenSSL has read more than it was asked for
     Peer* peer
     Guard guard
@@ -281,7 +294,8 @@ cdef struct Identity:                    # who calls; _front_identity
     uint32_t* free_slots
     uint32_t free_count
     uint64_t serial
-    uint64_t waiting                     # streams
+    Share share                          # of all strangers
+    Peer nowhere                         # stands for those without an address
     uint8_t relay_secret[64]             # base64, as it goes to the control server
     size_t relay_secret_size
     DenialRoom* room
@@ -290,6 +304,9 @@ cdef struct PendingIdentity:             # what other threads hand in, under the
     bint wanted, required
     uint64_t epoch
     Buffer questions                     # to Python
+    Buffer urgent                        # before these
+    Buffer taken                         # of those before; Python's thread alone tells them, up to here
+    size_t told
     Answered* answers
     uint8_t relay_secret[64]
     size_t relay_secret_size
@@ -303,7 +320,9 @@ cdef struct FrontSettings:
     uint64_t handshake_ms, message_ms, keepalive_ms, keepalive_timeout_ms, connection_age_ms, age_grace_ms
     uint64_t relay_bytes_per_turn, relay_buffer_bytes, relay_bytes_max, relay_connect_ms, overloaded_turn_us
     uint64_t accept_lead_ppm, shed_lead_ppm, balance_ms, handover_ms, archive_calls_max, trace_ppm, measured_every
-    uint64_t identity_calls_max, archive_lag_ms, archive_wait_ms
+    uint64_t identity_calls_max, identity_calls_per_peer_max, identity_calls_per_connection_max
+    uint64_t identity_questions_per_connection_max, bad_credentials_max, bad_credentials_per_s
+    uint64_t archive_lag_ms, archive_wait_ms
 
 cdef struct Front:
     int epoll_fd

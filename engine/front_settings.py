@@ -96,6 +96,16 @@ DEFAULTS: Final[Mapping[str, int]] = MappingProxyType(
         "measured_every": 16,
         # Calls that wait until it is known who makes them, and credentials that are asked for at one time.
         "identity_calls_max": 1_024,
+        # The part of one address in these, so that it takes more than one machine to keep out those who come anew.
+        "identity_calls_per_peer_max": 512,
+        # And of one connection in the calls: a client that begins with many at once, by one credential.
+        "identity_calls_per_connection_max": 256,
+        # Credentials of one connection that are asked for at one time: it is mostly one, and several for a gateway.
+        "identity_questions_per_connection_max": 8,
+        # Calls of one connection that may be UNAUTHENTICATED at once: all its streams, when its credential ends.
+        "bad_credentials_max": 1_024,
+        # The same in the long run; a gateway carries a few, who tries out credentials has thousands.
+        "bad_credentials_per_s": 100,
         # So long an order may be due to leave memory before new ones come no faster than old ones leave. Twice what the
         # archive may take to hear of it.
         "archive_lag_ms": 3_000,
@@ -137,7 +147,9 @@ def broken_relations(s: Mapping[str, int]) -> list[str]:
             value >= 1 for name, value in s.items() if name not in NONE_MEANS_NEVER
         ),
         "a rate fits the arithmetic of a bucket": all(
-            s[name] <= RATE_MAX for name in ("control_frames_max", "control_frames_per_s", "resets_max", "resets_per_s")
+            s[f"{what}_{bound}"] <= RATE_MAX
+            for what in ("control_frames", "resets", "bad_credentials")
+            for bound in ("max", "per_s")
         ),
         "a message fits a connection": LIMITS["MESSAGE_BYTES_MAX"] <= s["connection_bytes_max"],
         "a connection fits the worker": s["connection_bytes_max"] <= s["bytes_max"],

@@ -97,6 +97,7 @@ BAD: list[list[tuple[str, str]]] = [
     [TOKEN, ("x-api-key", "good")],
     [("x-api-key", "good"), TOKEN],
     [TOKEN, TOKEN],
+    [("authorization", "Bearer " + "x" * 8_193)],
     [("other", "good")],
     [("authorization", "Bearer unknown")],
 ]
@@ -249,14 +250,17 @@ def test_front_that_is_closed_lets_go_of_calls_that_wait(fronts: Fronts) -> None
     front.close()
 
 
-def test_flood_of_bad_credentials_does_not_drive_out_a_good_one(front: Front, answerer: Answerer) -> None:
-    with Connection(front.address) as connection:
+def test_flood_of_bad_credentials_does_not_drive_out_a_good_one(fronts: Fronts) -> None:
+    front = fronts.start(bad_credentials_max=10_000)
+    seed(front)
+    with Answerer(front.native, {b"good": Caller()}) as answerer, Connection(front.address) as connection:
+        until(lambda: refused_anonymously(front))
         assert connection.answer(ask(connection, order(fresh_id()), TOKEN)).code == OK
         for number in range(4_200):
             connection.answer(ask(connection, order("never"), ("x-api-key", f"bad-{number}")))
         assert connection.answer(ask(connection, order(fresh_id()), TOKEN)).code == OK
+        until(lambda: front.count("credentials_known") == 4_096)
     assert answerer.asked.count((BEARER, b"good")) == 1
-    until(lambda: front.count("credentials_known") == 4_096)
 
 
 def test_table_forgets_who_was_not_heard_of_for_longest(front: Front, answerer: Answerer) -> None:

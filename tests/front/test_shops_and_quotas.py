@@ -245,3 +245,35 @@ def test_connections_are_bounded_over_all_fronts(tmp_path: Path) -> None:
             opened.pop().close()
             until(lambda: third.answer(ask(third, read, TOKEN)).code != RESOURCE_EXHAUSTED)
         opened.pop().close()
+
+
+def test_connection_counts_for_each_caller_that_was_served_on_it_and_for_nobody_else(tmp_path: Path) -> None:
+    with Fronts(tmp_path / "data") as fronts, ExitStack() as stack:
+        front = fronts.start()
+        callers: dict[bytes, Caller | None] = {
+            b"good": Caller(name="two", connections=2),
+            b"one": Caller(name="one", connections=1),
+            b"free": Caller(name="free"),
+        }
+        stack.enter_context(Answerer(front.native, callers))
+        until(lambda: refused_anonymously(front))
+        read = orders.GetOrderRequest(shop_id="shop", order_id="none")
+        one, free = ("x-api-key", "one"), ("x-api-key", "free")
+        first, second, third = (stack.enter_context(Connection(front.address)) for _ in range(3))
+
+        def refused(connection: Connection, *more: tuple[str, str]) -> str:
+            answer = connection.answer(ask(connection, read, *more))
+            return quota(answer)[0] if answer.code == RESOURCE_EXHAUSTED else ""
+
+        # By turns with another credential, it stays within its bound.
+        for connection in (first, second) * 2:
+            assert [refused(connection, each) for each in (TOKEN, free, TOKEN)] == [""] * 3
+        assert [refused(third, each) for each in (free, TOKEN, free, TOKEN)] == ["", "two", "", "two"]
+        # Those connections are nobody else's, and cost the one whose credential was shown there what it may have.
+        assert refused(first, one) == ""
+        assert [refused(each, one) for each in (second, third)] == ["one", "one"]
+        assert refused(first, TOKEN) == refused(first, one) == ""
+        first.close()
+        until(lambda: refused(third, one) == "")
+        assert refused(third, TOKEN) == ""
+        assert refused(second, one) == "one"
