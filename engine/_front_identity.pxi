@@ -164,8 +164,8 @@ cdef int admit(Stream* s, bint fresh) noexcept nogil:
     return ADMIT_LATER
 
 
-# Who was known until the keys changed is asked for in any case, and first. All others share what may be open at once: of
-# the worker, of their address, and of their connection.
+# Who was known until the keys changed is asked for in any case, and first. All others share what may be open at once:
+# of the worker, of their address, and of their connection.
 cdef bint may_ask(Stream* s, Credential* k) noexcept nogil:
     cdef Connection* c = s.connection
     cdef Front* f = c.front
@@ -174,11 +174,11 @@ cdef bint may_ask(Stream* s, Credential* k) noexcept nogil:
     cdef bint is_question = k.state != CREDENTIAL_ASKED
     if is_familiar(k):
         return not is_question or ask_python(f, k, NULL)
-    if not (has_room(&f.identity.share, is_question, bounds.identity_calls_max, bounds.identity_calls_max)
-            and has_room(&peer.share, is_question, bounds.identity_calls_per_peer_max,
-                         bounds.identity_calls_per_peer_max)
-            and has_room(&c.share, is_question, bounds.identity_calls_per_connection_max,
-                         bounds.identity_questions_per_connection_max)):
+    if not (is_left(&f.identity.share, is_question, bounds.identity_calls_max, bounds.identity_calls_max)
+            and is_left(&peer.share, is_question, bounds.identity_calls_per_peer_max,
+                        bounds.identity_calls_per_peer_max)
+            and is_left(&c.share, is_question, bounds.identity_calls_per_connection_max,
+                        bounds.identity_questions_per_connection_max)):
         return False
     if is_question and not ask_python(f, k, peer):
         return False
@@ -195,7 +195,7 @@ cdef inline Peer* peer_of(Connection* c) noexcept nogil:
     return c.peer if c.peer != NULL else &c.front.identity.nowhere
 
 
-cdef inline bint has_room(const Share* share, bint is_question, uint64_t calls, uint64_t questions) noexcept nogil:
+cdef inline bint is_left(const Share* share, bint is_question, uint64_t calls, uint64_t questions) noexcept nogil:
     return share.calls < calls and (not is_question or share.questions < questions)
 
 
