@@ -100,8 +100,8 @@ DEFAULTS: Final[Mapping[str, int]] = MappingProxyType(
         "identity_calls_per_peer_max": 512,
         # And of one connection in the calls: a client that begins with many at once, by one credential.
         "identity_calls_per_connection_max": 256,
-        # Credentials of one connection that are asked for at one time: mostly one, and more for a gateway that begins. To
-        # prove so many takes some tens of milliseconds.
+        # Credentials of one connection that are asked for at one time: mostly one, and more for a gateway that begins.
+        # To prove so many takes some tens of milliseconds.
         "identity_questions_per_connection_max": 128,
         # Calls of one connection that may be UNAUTHENTICATED at once: all its streams, when its credential ends.
         "bad_credentials_max": 1_024,
