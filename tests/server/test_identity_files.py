@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from engine.sampling import FILES_FAILED
 from tests.front.authority import Authority
 from tests.server.test_followers import PATIENT, wait_for
 from tests.server.test_identity_live import UNAUTHENTICATED, Caller, bearer, key_of
-from tests.server.test_supervisor import eventually
+from tests.server.test_supervisor import eventually, wait_for_ends
 from tests.serving import Server, everopen
 from tests.tokens import AUDIENCE, ED, ISSUER, pem, write
 
@@ -189,6 +190,30 @@ def test_engine_with_broken_files_is_adopted_as_it_is_and_not_begun_anew(data_di
     guarded.mend()
     with Server(data_dir, *arguments) as whole:
         assert whole.stop() == 0
+
+
+def test_worker_that_cannot_begin_beside_adopted_ones_waits_for_whole_files(data_dir: Path, callers: Any) -> None:
+    guarded = Guarded(data_dir.parent)
+    arguments = (*guarded.arguments, "--workers", "2")
+    with Server(data_dir, *arguments) as server:
+        known = callers(server, bearer(scope="orders:read"), credentials=guarded.credentials)
+        assert known.get() == NOT_FOUND
+        before = server.children
+        server.kill_supervisor()
+        # Of the two it is the one that hosts no shard.
+        pidfd = os.pidfd_open(before["worker 1"])
+        os.kill(before["worker 1"], signal.SIGKILL)
+        wait_for_ends([pidfd])
+        write(guarded.files["certificate"], b"junk")
+        with ThreadPoolExecutor(1) as thread:
+            starting = thread.submit(Server, data_dir, *arguments)
+            eventually(lambda: server.stderr.count("this cannot be served") > 1, "a worker that tries")
+            assert not starting.done()
+            eventually(lambda: known.get() == NOT_FOUND, "whoever was adopted")
+            guarded.mend()
+            with starting.result() as again:
+                assert again.children["worker 0"] == before["worker 0"]
+                assert again.stop() == 0
 
 
 def test_restored_engine_that_had_keys_is_not_open_to_all(data_dir: Path, callers: Any) -> None:
