@@ -47,11 +47,13 @@ class Shop:
         self.placed: set[str] = set()
         self.cancelled: set[str] = set()
         self.open_max = 0
+        self.repeats = 0
 
     def place(self, connection: Connection, stream: Stream) -> None:
         order_id = PlaceOrderRequest.FromString(stream.body[5:]).order_id
         self.tries[order_id] += 1
         known = order_id in self.placed
+        self.repeats += known
         self.placed.add(order_id)
         self.open_max = max(self.open_max, len(self.placed) - len(self.cancelled))
         connection.answer(stream, AGAIN if known else PLACED)
@@ -101,7 +103,8 @@ def test_orders_on_a_lost_connection_are_sent_again_on_a_new_one() -> None:
     check_all_placed(result, shop)
     assert result.reconnects == 1
     assert result.counts["retried"] >= 1
-    assert result.counts["duplicates"] == 1
+    # Answers that were on their way are lost with it.
+    assert result.counts["duplicates"] == shop.repeats >= 1
     assert result.counts["lost"] == 0
 
 
@@ -231,18 +234,22 @@ def wait_until(holds: object, timeout_s: float = 20) -> None:
 
 
 def test_gap_is_told_with_its_beginning() -> None:
-    stalls: list[int] = []
+    stall_ns: list[int] = []
 
     def stall(connection: Connection, stream: Stream) -> None:
         if len(server.bodies) == 50:
-            stalls.append(time.monotonic_ns())
+            stall_ns.append(time.monotonic_ns())
             time.sleep(0.2)
+            stall_ns.append(time.monotonic_ns())
         connection.answer(stream, PLACED)
 
     with Peer(stall) as server:
         result = load(server)
-    assert result.gap.longest_ns >= 200_000_000
-    assert result.gap.began_ns <= stalls[0] <= result.gap.began_ns + result.gap.longest_ns
+    began_ns, ended_ns = stall_ns
+    # The answers before the stall may be read when it has begun.
+    late_ns = max(0, result.gap.began_ns - began_ns)
+    assert result.gap.longest_ns + late_ns >= 200_000_000
+    assert result.gap.began_ns < ended_ns <= result.gap.began_ns + result.gap.longest_ns
     assert result.as_dict()["gap_us"] == result.gap.longest_ns / 1000
 
 
