@@ -72,6 +72,9 @@ def board_mark_next(board: Board, shard: int, after_sequence: int) -> tuple[int,
 def ring_create(capacity: int = ...) -> int:
     """The descriptor of a new ring of `capacity` bytes, a power of two of 4,096 to RING_BYTES."""
 
+def begun_shard(path: str, log_id: bytes, last: int, first: int = ...) -> Shard:
+    """The shard as of the newest snapshot that is whole and goes with a log of the sequences `first` to `last`."""
+
 def crc32c(data: bytes, seed: int = 0) -> int: ...
 def partition_of(shop_id: str) -> int: ...
 
@@ -111,6 +114,7 @@ class Shard:
         """Replays a record; raises ReplayMismatch if outcome or effects differ from those in it."""
     def replay_from(self, reader: JournalReader, records_max: int = ...) -> int:
         """Applies records of a reader until its end, at most `records_max`, and returns how many; raises as apply."""
+    passed_over: list[str] | None
     @property
     def sequence(self) -> int: ...
     @property
@@ -194,6 +198,9 @@ class Engine:
     def raise_level(self) -> int:
         """Logs the rise to the newest level, where the log is of an older one: only once every program that reads the
         log knows it. The sequence of the record, 0 if there is nothing to raise. Raises JournalFull."""
+    @property
+    def passed_over(self) -> list[str]:
+        """What was wrong with newer snapshots than the one that it was recovered from."""
     @property
     def durable(self) -> int: ...
     @property

@@ -30,7 +30,8 @@ cdef class Engine:
         writer = JournalWriter(path, segment_bytes=segment_bytes)
         try:
             last = writer.next_sequence - 1
-            self._adopt(writer, begun_shard(path, writer.log_id, last))
+            first = journal_segments(path)[0]["first_sequence"]
+            self._adopt(writer, begun_shard(path, writer.log_id, last, first))
             recover(self.shard, path, last)
             first_record(self.shard, self.journal, idempotency_window_ms, idempotency_entries_max)
         except BaseException:
@@ -103,6 +104,10 @@ cdef class Engine:
         return self.shard.state.level
 
     @property
+    def passed_over(self):
+        return self.shard.passed_over or []
+
+    @property
     def durable(self):
         return journal_durable_sequence(self.journal)
 
@@ -168,19 +173,39 @@ cdef int64_t tick_if_due(State* s, Journal* journal, int64_t now_ms) noexcept no
     return 1 if wait_ms < 1 else 1000 if wait_ms > 1000 else wait_ms
 
 
-def begun_shard(str path, bytes log_id, uint64_t last, names=_os.listdir, load=Shard.load):
-    """The shard as of the newest snapshot; empty where there is none. `last`: the end of the log."""
-    found = [(int(match[1]), name) for name in names(path) if (match := SNAPSHOT_NAME.fullmatch(name))]
-    sequence, name = max(found, default=(0, ""))
-    if sequence > last:
-        raise JournalDamaged(_os.path.join(path, name), 0, last + 1,
+def begun_shard(str path, bytes log_id, uint64_t last, uint64_t first=1, names=_os.listdir, load=Shard.load):
+    """The shard as of the newest snapshot; empty where there is none. `first`, `last`: what the log has.
+
+    Of a damaged snapshot, the one before it is taken, if the log goes on from there; `passed_over` says so.
+    """
+    found = sorted(((int(match[1]), name) for name in names(path) if (match := SNAPSHOT_NAME.fullmatch(name))),
+                   reverse=True)
+    if found and found[0][0] > last:
+        raise JournalDamaged(_os.path.join(path, found[0][1]), 0, last + 1,
                              "the log ends before the snapshot, which only ever covers what is durable")
-    shard = load(_os.path.join(path, name)) if sequence else Shard.empty(log_id)
-    if sequence and shard.sequence != sequence:
-        raise SnapshotDamaged(_os.path.join(path, name), "header", 0,
+    damages = []
+    for sequence, name in found:
+        if damages and sequence + 1 < first:
+            break
+        try:
+            shard = _shard_of(_os.path.join(path, name), sequence, log_id, load)
+        except SnapshotDamaged as error:
+            damages.append(error)
+        else:
+            shard.passed_over = [str(error) for error in damages]
+            return shard
+    if damages:
+        raise damages[0]
+    return Shard.empty(log_id)
+
+
+cdef Shard _shard_of(str path, uint64_t sequence, bytes log_id, load):
+    cdef Shard shard = load(path)
+    if shard.sequence != sequence:
+        raise SnapshotDamaged(path, "header", 0,
                               f"it holds the state at sequence {shard.sequence}: was it renamed?")
     if shard.log_id != log_id:
-        raise JournalDamaged(_os.path.join(path, name), 0, sequence, "the snapshot belongs to another log")
+        raise JournalDamaged(path, 0, sequence, "the snapshot belongs to another log")
     return shard
 
 

@@ -90,6 +90,7 @@ def _read_ahead(size_t of):
 cdef class Shard:
     """The state machine without log or clock. See the stub for what its methods promise."""
     cdef State* state
+    cdef public list passed_over
 
     def __cinit__(self, bytes log_id=bytes(16), *unused, **more):
         cdef uint64_t seed = int.from_bytes(_os.urandom(8), "little")

@@ -116,6 +116,8 @@ class Tail:
             shard=self.shard,
             **self._start.sizes,
         )
+        for damage in self.follower.shard.passed_over or []:
+            log.critical("a snapshot is damaged: an older one was taken", shard=self.shard, error=damage)
         if self._start.expect_orders:
             self.follower.shard.expect(self._start.expect_orders)
         self._segment_bytes = segment_bytes_of(self._directory)

@@ -282,6 +282,8 @@ class Worker:
         if self._closing:
             return
         sequence = engine.sequence
+        for damage in engine.passed_over:
+            log.critical("a snapshot is damaged: an older one was taken", shard=shard, error=damage)
         self._front.host(shard, engine)
         self._engines[shard] = engine
         self._alarms[shard] = 0

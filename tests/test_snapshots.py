@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engine._core import PLACE_ORDER, PUT_LOCATION, PUT_SHOP, PUT_SKU, Engine, Shard, crc32c
+from engine import _core
+from engine._core import PLACE_ORDER, PUT_LOCATION, PUT_SHOP, PUT_SKU, Engine, JournalReader, Shard, crc32c
 from engine.errors import EveropenError, JournalFormatError, SnapshotDamaged
 from tests import reference_fields as fields
 from tests.generate import Generator
@@ -168,8 +169,6 @@ def engine_with_snapshot(folder: Path) -> Path:
         engine.execute(PUT_SHOP, REQUESTS[PUT_SHOP](shop_id=f"shop{number}").SerializeToString())
     engine.close()
     shard = Shard.empty(engine.log_id)
-    from engine._core import JournalReader
-
     with JournalReader(str(folder), 1) as reader:
         shard.replay_from(reader, 4)
     path = folder / f"snapshot-{4:020}.snap"
@@ -182,6 +181,36 @@ def test_engine_with_a_snapshot_of_its_log_starts(tmp_path: Path) -> None:
     engine = Engine(str(tmp_path))
     assert (engine.sequence, engine.counts()["shops"]) == (5, 4)
     engine.close()
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_older_snapshot_is_taken_for_a_damaged_one_if_the_log_goes_on_from_it(tmp_path: Path) -> None:
+    older = engine_with_snapshot(tmp_path)
+    whole = Engine(str(tmp_path))
+    digest, log_id = whole.state_digest(), whole.log_id
+    whole.close()
+    shard = Shard.load(str(older))
+    with JournalReader(str(tmp_path), 5) as reader:
+        shard.replay_from(reader)
+    newer = tmp_path / f"snapshot-{5:020}.snap"
+    shard.save(str(newer))
+    damage(newer)
+    engine = Engine(str(tmp_path))
+    assert engine.state_digest() == digest
+    [said] = engine.passed_over
+    assert newer.name in said
+    engine.close()
+    with pytest.raises(SnapshotDamaged, match=newer.name):
+        # The log begins behind the older one.
+        _core.begun_shard(str(tmp_path), log_id, 5, 6)
+    damage(older)
+    with pytest.raises(SnapshotDamaged, match=newer.name):
+        Engine(str(tmp_path))
 
 
 def test_engine_with_a_renamed_snapshot_is_refused(tmp_path: Path) -> None:
