@@ -416,6 +416,9 @@ class SimulatedEngine:
         idempotency_window_ms: int,
         idempotency_entries_max: int,
     ) -> None: ...
+    @property
+    def passed_over(self) -> list[str]:
+        """As Engine.passed_over."""
     def execute(self, method: int, request: bytes, real_ns: int, boot_ns: int) -> tuple[int, bytes, int]:
         """As Engine.execute, at the time of these clocks."""
     def tick(self, real_ns: int, boot_ns: int) -> None: ...
@@ -445,6 +448,9 @@ class SimulatedFollower:
     """Tests only: a follower on such a disk, with its snapshots, and dropping what they cover."""
 
     def __init__(self, disk: object, log_id: bytes, *, segment_bytes: int) -> None: ...
+    @property
+    def passed_over(self) -> list[str]:
+        """As Engine.passed_over."""
     def follow(self, records_max: int) -> int: ...
     def prepare(self) -> None: ...
     def snapshot(self) -> None: ...

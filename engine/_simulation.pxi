@@ -129,6 +129,10 @@ cdef class SimulatedEngine:
             raise
         first_record(self.shard, &self.journal, idempotency_window_ms, idempotency_entries_max)
 
+    @property
+    def passed_over(self):
+        return self.shard.passed_over or []
+
     cdef int _begin(self, SimulatedProcess process, uint64_t segment_bytes) except -1:
         cdef int error
         self.process = process
@@ -265,6 +269,10 @@ cdef class SimulatedFollower:
         self.shard = simulated_shard(disk, log_id, durable.sequence)
         self._turn(&job, turn_begin, self.shard.sequence + 1)
         judge(&self.reader, &job)
+
+    @property
+    def passed_over(self):
+        return self.shard.passed_over or []
 
     cdef int _turn(self, Turn* job, SimulatedTurn* what, uint64_t number) except -1:
         memset(job, 0, sizeof(Turn))

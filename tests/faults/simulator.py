@@ -174,6 +174,7 @@ class World:
             self.disk.full = self.disk.full and error.errno != errno.ENOSPC
             self.seen["opening failed"] += 1
             return
+        self._passed_over(engine.passed_over if taking_over is None else [])
         self.seen["takeover" if taking_over is not None else "start"] += 1
         self.engine = engine
         self.life += 1
@@ -364,6 +365,7 @@ class World:
         try:
             if self.follower is None:
                 self.follower = SimulatedFollower(self.disk, LOG_ID, segment_bytes=self.segment_bytes)
+                self._passed_over(self.follower.passed_over)
                 self.seen["follower"] += 1
             action(self.follower)
         except REFUSALS as refusal:
@@ -425,6 +427,12 @@ class World:
         """From here on the disk may be found out; `durable` is not lost with it, as that would hide it."""
         self.lied = self.lied or lies
         self.disk.keeps_durable = self.lied
+
+    def _passed_over(self, damages: list[str]) -> None:
+        """Snapshots for which an older one was taken."""
+        if damages and not self.lied:
+            raise Wrong(f"a snapshot is called damaged, and the disk is honest: {damages}")
+        self.seen["older snapshot"] += len(damages)
 
     def _refused(self, refusal: Exception) -> None:
         if not self.lied:
