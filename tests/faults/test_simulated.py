@@ -49,7 +49,6 @@ MET = {
     "misdirected write": 60,
     "name lost with the power": 500,
     "no space": 150,
-    "older snapshot": 5,
     "opening failed": 100,
     "power lost": 2_500,
     "process died": 250,
