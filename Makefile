@@ -13,7 +13,8 @@ NATIVE := setup.py $(wildcard engine/*.pyx engine/*.pxi engine/*.pxd engine/*.h 
 PROBES := $(wildcard tests/probes/*.pyx bench/*.pyx)
 CHECKED := engine clients/python bench tests scripts setup.py
 
-# By whole files, so that what a file's tests share is made once; tests/conftest.py puts the longest first.
+# Tests start hundreds of processes, which find modules compiled also where Python was told to leave none behind. Tests
+# go by whole files, so that what a file's tests share is made once; tests/conftest.py puts the longest first.
 TOGETHER := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Two shells may build one tree at the same time; the lock lets one of them wait instead of breaking both.
@@ -33,6 +34,7 @@ demo: build ## build, then see it take orders
 
 test: build ## build, then run the tests in their ordinary budget: two at a time, then those that must be alone
 	$(LOCKED) $(STAMPS)/probes
+	$(PYTHON) -m compileall -q engine clients/python bench tests
 	together=0; $(PYTHON) -m pytest tests -m "not long and not alone" $(TOGETHER) || together=$$?; \
 	$(PYTHON) -m pytest tests -m "alone and not long" && exit $$together
 

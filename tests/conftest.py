@@ -24,14 +24,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 LONG_FILES = (
     "test_differential.py",
     "test_crash.py",
+    "test_bench_tiny.py",
     "faults/test_simulated.py",
     "test_cli.py",
+    "test_replay.py",
     "server/test_supervisor.py",
-    "test_bench_tiny.py",
     "front/test_tls.py",
     "front/test_same_answers.py",
     "server/test_upgrade.py",
     "server/test_server.py",
+    "server/test_followers.py",
 )
 
 
