@@ -56,8 +56,6 @@ cdef void stream_end(Stream* s) noexcept nogil:
     charge(c, -<int64_t>s.backlog.size)
     buffer_free(&s.backlog)
     buffer_free(&s.status)
-    free(s.parent)
-    s.parent = NULL
     if s.own.pending == 0:
         stream_free(c.front, s)
 

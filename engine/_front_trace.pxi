@@ -61,20 +61,14 @@ cdef inline bint parse_hex(const uint8_t* text, uint8_t* into) noexcept nogil:
 
 # https://www.w3.org/TR/trace-context/, version 00 alone. What is malformed, or comes twice, was not said.
 cdef void take_traceparent(Stream* s, const uint8_t* value, size_t size) noexcept nogil:
-    cdef TraceParent parent
-    cdef bint again = s.parent_seen
+    cdef TraceParent* parent = &s.parent
+    s.has_parent = (
+        not s.parent_seen and size == TRACEPARENT_BYTES
+        and memcmp(value, b"00-", 3) == 0 and value[35] == c"-" and value[52] == c"-"
+        and parse_id(value + 3, parent.trace_id, 16) and parse_id(value + 36, parent.span_id, 8)
+        and parse_hex(value + 53, &parent.flags)
+    )
     s.parent_seen = True
-    if again:
-        free(s.parent)
-        s.parent = NULL
-        return
-    if size != TRACEPARENT_BYTES or memcmp(value, b"00-", 3) != 0 or value[35] != c"-" or value[52] != c"-" \
-            or not parse_id(value + 3, parent.trace_id, 16) or not parse_id(value + 36, parent.span_id, 8) \
-            or not parse_hex(value + 53, &parent.flags):
-        return
-    s.parent = <TraceParent*>malloc(sizeof(TraceParent))
-    INVARIANT(s.parent != NULL, b"memory for a trace")
-    s.parent[0] = parent
 
 
 # Its message is whole. Most calls pay for a counter and three comparisons.
@@ -83,14 +77,14 @@ cdef inline void measure_call(Stream* s, Call* call) noexcept nogil:
     if s.kind != STREAM_UNARY and s.kind != STREAM_BATCHES:
         return
     f.until_measured -= 1
-    if UNLIKELY(f.until_measured == 0 or s.parent != NULL or f.settings.trace_ppm > 0):
+    if UNLIKELY(f.until_measured == 0 or s.has_parent or f.settings.trace_ppm > 0):
         begin_measure(f, s, call)
 
 
 # As its caller wants it, or by chance.
 cdef bint is_traced(Stream* s) noexcept nogil:
     cdef Front* f = s.connection.front
-    if s.parent != NULL:
+    if s.has_parent:
         return s.parent.flags & TRACE_SAMPLED
     return f.settings.trace_ppm > 0 and front_random(f) % PPM < f.settings.trace_ppm
 
@@ -135,7 +129,7 @@ cdef void finish_measure(Stream* s, Call* call) noexcept nogil:
 cdef void name_span(Stream* s, SpanRecord* span) noexcept nogil:
     cdef Front* f = s.connection.front
     random_id(f, span.span_id, 1)
-    if s.parent != NULL:
+    if s.has_parent:
         memcpy(span.trace_id, s.parent.trace_id, sizeof(span.trace_id))
         memcpy(span.parent_id, s.parent.span_id, sizeof(span.parent_id))
     else:
@@ -229,8 +223,8 @@ cdef void trace_relayed(Stream* s) noexcept nogil:
 # caller's. Returns how many bytes; 0: there is nothing to tell.
 cdef size_t put_traceparent(const Stream* s, uint8_t* into) noexcept nogil:
     cdef uint8_t* at
-    cdef uint8_t flags = s.parent.flags if s.parent != NULL else TRACE_SAMPLED
-    if s.parent == NULL and s.span == NULL:
+    cdef uint8_t flags = s.parent.flags if s.has_parent else TRACE_SAMPLED
+    if not s.has_parent and s.span == NULL:
         return 0
     at = put_chars(into, b"00-")
     if s.span != NULL:

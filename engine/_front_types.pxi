@@ -125,9 +125,9 @@ cdef struct Stream:
     bint answered                        # by HTTP's own means, and its request has not ended
     bint ending                          # it ends with `status_code` and `status` once the calls before are answered
     uint64_t deadline_ns
-    TraceParent* parent                  # NULL: none, or none that counts
+    TraceParent parent                   # if `has_parent`
     SpanRecord* span                     # of a relayed call that is traced
-    bint parent_seen
+    bint parent_seen, has_parent         # one came; it is the only one, and well formed
     uint32_t header_bytes
     # The request message that is being received.
     uint8_t prefix[5]
