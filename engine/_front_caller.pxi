@@ -98,7 +98,7 @@ cdef bytes relayed_text(str name, object scopes, object shops):
     if len(text) > CALLER_TEXT_BYTES_MAX:
         text = _json.dumps(wanted | {"shops": []}, separators=(",", ":")).encode()
     INVARIANT(len(text) <= CALLER_TEXT_BYTES_MAX, b"a caller without its shops has room")
-    return text[:-1]
+    return text.removesuffix(b"}")
 
 
 _anonymous_text = relayed_text("anonymous", frozenset(SCOPE_NAMES), None)
