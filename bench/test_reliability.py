@@ -76,8 +76,10 @@ def busy(folder: Path, request: pytest.FixtureRequest) -> Iterator[Upheld]:
         yield from upheld(folder / "data", *FOLLOWED, *SNAPSHOTS)
 
 
-def upheld(data_dir: Path, *arguments: str, window_ms: int | None = None) -> Iterator[Upheld]:
-    with Upheld(data_dir, *arguments, window_ms=window_ms) as engine:
+def upheld(
+    data_dir: Path, *arguments: str, core: int | None = SERVER_CORE, window_ms: int | None = None
+) -> Iterator[Upheld]:
+    with Upheld(data_dir, *arguments, core=core, window_ms=window_ms) as engine:
         yield engine
         reckoning = engine.check()
         assert reckoning.holds, reckoning
@@ -180,8 +182,9 @@ def test_upgrade_under_load(quiet: Upheld, figures: Figures) -> None:
 
 
 def test_restart_without_a_follower(folder: Path, figures: Figures) -> None:
+    """Nobody else needs a core meanwhile, so the engine has both."""
     took = []
-    for engine in upheld(folder / "restart", "--workers", "1", "--followers", "0", *NO_SNAPSHOTS):
+    for engine in upheld(folder / "restart", "--workers", "1", "--followers", "0", *NO_SNAPSHOTS, core=None):
         engine.fill(5 * MILLION)
         engine.engine.stop()
         snapshot = [*everopen_command(), "snapshot", "--data-dir", str(engine.data_dir)]
