@@ -49,7 +49,7 @@ def backup(data_dir: Path, target: Path) -> list[Held]:
     copies = datadir.make_shard_directories(target, len(sources))
     held = [_copy_shard(*pair) for pair in zip(sources, copies, strict=True)]
     # The keys stay where they are; that there were some does not, so that a restored engine is not open to all.
-    if keys.is_required(data_dir):
+    if keys.is_required(data_dir) or os.path.lexists(data_dir / keys.KEYS):
         keys.require(target)
     # Written last, so a backup that has it is whole.
     manifest = {"format_version": MANIFEST_FORMAT_VERSION, "shards": held}

@@ -196,8 +196,6 @@ def _changing(data_dir: Path) -> Iterator[dict[str, ApiKey]]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         keys = read(data_dir)
         yield keys
-        # Beforehand, so that there are never keys without it.
-        require(data_dir)
         held = [key.as_json() | {"sha256": key.sha256.hex()} for key in keys.values()]
         _write(data_dir, orjson.dumps({"format_version": FORMAT_VERSION, "keys": held}, option=orjson.OPT_INDENT_2))
     finally:
@@ -213,6 +211,8 @@ def _write(data_dir: Path, text: bytes) -> None:
         give_to_owner(file.fileno(), data_dir)
         file.flush()
         os.fsync(file.fileno())
+    # Before there are keys, so that there are never any without it; and not before there is room for them.
+    require(data_dir)
     temporary.rename(data_dir / KEYS)
     sync_directory(data_dir)
 

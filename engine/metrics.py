@@ -6,7 +6,9 @@ has a value that a caller chose.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from itertools import accumulate
 from typing import Final, NamedTuple
@@ -21,6 +23,7 @@ from engine.partition_map import ShardState, WorkerState
 from engine.sampling import FILES_FAILED, Histogram, Sample
 
 Encoder = Callable[[Collector], bytes]
+_FORMAT: Final = re.compile(r"; version=(0\.0\.4|1\.0\.0);(.*; escaping=(allow-utf-8|underscores|dots|values))?")
 NS: Final = 1_000_000_000
 PPM: Final = 1_000_000
 
@@ -288,11 +291,12 @@ class _Once(Collector):
 
 def format_for(accept: str) -> tuple[Encoder, str]:
     """The newest format that the header `accept` names, and its content type. There are few."""
-    try:
-        return choose_encoder(accept)
-    except Exception:
-        # What a stranger asked for is no version of a format.
-        return choose_encoder("")
+    # What a stranger asked for is no version of a format.
+    with suppress(Exception):
+        encode, content_type = choose_encoder(accept)
+        if _FORMAT.search(content_type):
+            return encode, content_type
+    return choose_encoder("")
 
 
 def render(sample: Sample, accept: str = "") -> tuple[bytes, str]:

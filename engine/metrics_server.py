@@ -48,7 +48,8 @@ class MetricsServer:
         self._answers: dict[str, Answer] = {}
         self._fresh_until_s = 0.0
         self._last: Sample
-        self._connections = 0
+        # By `private`: strangers leave room for the engine's own user.
+        self._connections = {True: 0, False: 0}
         self._servers: list[asyncio.Server] = []
         # Path and inode of each socket file that was made here.
         self._files: list[tuple[Path, int]] = []
@@ -80,16 +81,16 @@ class MetricsServer:
     async def _met(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, private: bool) -> None:
         if private and not admits_stream(writer, "status"):
             return
-        self._connections += 1
+        self._connections[private] += 1
         done = False
         try:
-            if self._connections <= CONNECTIONS_MAX:
+            if self._connections[private] <= CONNECTIONS_MAX:
                 # A peer that has gone, sends too much, or takes too long, is not answered.
                 with suppress(OSError, EOFError, asyncio.LimitOverrunError, TimeoutError):
                     await asyncio.wait_for(self._answer(reader, writer, private), REQUEST_S_MAX)
                     done = True
         finally:
-            self._connections -= 1
+            self._connections[private] -= 1
             # Who does not read would hold what is left of the answer for as long as it likes.
             if done:
                 writer.close()

@@ -87,12 +87,14 @@ class Cluster(Protocol):
     """What a place needs of the supervisor."""
 
     map: PartitionMap
-    # Some were serving before the supervisor began.
-    adopted: bool
 
     @property
     def starting(self) -> bool:
-        """Nothing has been served yet."""
+        """Not everything has been served yet."""
+
+    @property
+    def fresh(self) -> bool:
+        """Nothing has, not even by those whom a former supervisor left."""
 
     @property
     def ending(self) -> bool:
@@ -341,8 +343,7 @@ class Place:
                     member.send("close")
             case "failed":
                 # No descriptors, no memory, a disk that comes back: later it may do better, and others serve on.
-                fresh = self._cluster.starting and not self._cluster.adopted
-                if fresh or message["code"] == Exit.DAMAGED:
+                if self._cluster.fresh or message["code"] == Exit.DAMAGED:
                     self._cluster.give_up(message["code"], message["message"])
             case _:
                 raise AssertionError(f"{member.name} said {message.kind}")
@@ -442,7 +443,7 @@ class Place:
         if self._cluster.ending:
             self._say(member, code)
             return
-        if self._cluster.starting and code == Exit.WRONG:
+        if self._cluster.fresh and code == Exit.WRONG:
             # An error that nobody foresaw; before anything was served, somebody is watching the start.
             self._cluster.give_up(Exit.UNUSABLE, f"{member.name} cannot start; its log lines say why")
             return

@@ -20,7 +20,7 @@ class Owner(Protocol):
     """What a post needs of the supervisor."""
 
     @property
-    def starting(self) -> bool: ...
+    def fresh(self) -> bool: ...
     @property
     def ending(self) -> bool: ...
     @property
@@ -150,7 +150,7 @@ class Post:
         if self._owner.ending:
             if code not in (Exit.OK, None):
                 log.error(f"{self.name} died", how=ended_by(code))
-        elif self._owner.starting and code == Exit.WRONG:
+        elif self._owner.fresh and code == Exit.WRONG:
             self._owner.give_up(Exit.UNUSABLE, f"{self.name} cannot start; its log lines say why")
         else:
             wait_s = self._backoff.ended(self._owner.now_s)

@@ -111,8 +111,8 @@ class Supervisor:
         return self._phase == Phase.SERVING
 
     @property
-    def upgrading(self) -> bool:
-        return self.upgrade is not None
+    def fresh(self) -> bool:
+        return self.starting and not self.adopted
 
     @property
     def ending(self) -> bool:
@@ -253,7 +253,7 @@ class Supervisor:
             return code
         except Exception:
             # What is known here may be wrong, but those who serve know what they do: the next supervisor adopts them.
-            left = self._phase == Phase.SERVING
+            left = not (self.fresh or self.ending)
             raise
         finally:
             if code != EXEC and not left:
@@ -386,7 +386,7 @@ class Supervisor:
 
     def _signalled(self, number: signal.Signals) -> None:
         log.info("signal", name=number.name)
-        if self._phase == Phase.SERVING:
+        if not (self.fresh or self.ending):
             self._drain()
         elif not self._done.done():
             # The second one; or the first, while there is nothing yet to drain.

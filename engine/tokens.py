@@ -92,11 +92,11 @@ class Tokens:
         return None
 
     def _candidates(self, kid: Any) -> list[TokenKey]:
-        """The one that is named; all, if keys have no names or there is but one and the token names none."""
-        named = [key for key in self._keys if key.kid is not None]
+        """The one that is named, else those without a name; the only one there is, if the token names none."""
+        unnamed = [key for key in self._keys if key.kid is None]
         if kid is None:
-            return self._keys if not named or len(self._keys) == 1 else []
-        return [key for key in named if key.kid == kid] if named else self._keys
+            return self._keys if len(self._keys) == 1 else unnamed
+        return [key for key in self._keys if key.kid == kid] or unnamed
 
     def _claims(self, token: str, key: TokenKey) -> Claims | None:
         try:

@@ -182,7 +182,7 @@ def asked_s(answer: urllib3.BaseHTTPResponse) -> float:
     """What its Retry-After says; 0: nothing that can be read."""
     try:
         return urllib3.Retry().get_retry_after(answer) or 0.0
-    except urllib3.exceptions.HTTPError:
+    except (urllib3.exceptions.HTTPError, ValueError, OverflowError):
         return 0.0
 
 

@@ -47,6 +47,7 @@ MODULES = (
     # Imported by some engines only, and then late.
     "engine.tokens",
     "engine.certificates",
+    "engine.traces",
 )
 POLL_S = 0.05
 UNTOUCHED = "nothing was touched, since processes that begin now could not use their files: "

@@ -37,7 +37,7 @@ class Owner(Protocol):
     @property
     def serving(self) -> bool: ...
     @property
-    def upgrading(self) -> bool: ...
+    def upgrade(self) -> object: ...
     @property
     def now_s(self) -> float: ...
     def later(self, seconds: float, then: Callable[[], None]) -> None: ...
@@ -77,7 +77,7 @@ class Watch:
     def _look_at_logs(self) -> None:
         """Starts a replayer where one is due. One at a time, since it takes a core, and the memory of a worker."""
         self._owner.later(REPLAY_LOOK_S, self._look_at_logs)
-        if not self._owner.serving or self._owner.upgrading:
+        if not self._owner.serving or self._owner.upgrade is not None:
             return
         if self._replays is None:
             settings = self._owner.settings

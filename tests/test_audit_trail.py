@@ -330,3 +330,28 @@ def test_lock_that_another_process_keeps_is_an_error_and_no_wait_for_ever(
             trail.write("a", "", "m", "OK")
         fcntl.flock(held, fcntl.LOCK_UN)
         trail.write("a", "", "m", "OK")
+
+
+def test_line_after_the_deed_that_cannot_be_written_hides_nothing_of_it(tmp_path: Path) -> None:
+    with recorded(tmp_path, "keys make"):
+        (tmp_path / AUDIT_TRAIL).unlink()
+        (tmp_path / AUDIT_TRAIL).mkdir()
+    with pytest.raises(LookupError, match="its own"), recorded(tmp_path / "other", "keys make", strict=False):
+        raise LookupError("its own")
+
+
+def test_file_that_cannot_be_begun_behind_a_full_one_is_an_oserror(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> int:
+        raise OSError("no space")
+
+    with AuditTrail(tmp_path, 1) as trail:
+        trail.write("a", "local", "first", "OK")
+        monkeypatch.setattr(trail, "_opened", full)
+        with pytest.raises(OSError, match="no space"):
+            trail.write("a", "local", "second", "OK")
+        monkeypatch.undo()
+        trail.write("a", "local", "third", "OK")
+    assert [line["method"] for line in lines(tmp_path)] == ["third"]
+    verify(tmp_path)

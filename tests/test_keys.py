@@ -222,3 +222,10 @@ def test_mark_that_cannot_be_looked_for_counts(tmp_path: Path) -> None:
     assert keys.is_required(tmp_path)
     keys.require(tmp_path)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_key_for_which_there_is_no_room_leaves_no_mark(tmp_path: Path) -> None:
+    (tmp_path / keys.KEYS_TEMPORARY).mkdir()
+    with pytest.raises(OSError, match=keys.KEYS_TEMPORARY):
+        keys.make(tmp_path, "key", GRANTS, NOW)
+    assert not keys.is_required(tmp_path)

@@ -25,7 +25,7 @@ from engine import metrics_server
 from engine._core import COUNTER_NAMES, SHARD_FIGURE_NAMES
 from engine.exits import Exit
 from engine.local import LocalEngine
-from engine.metrics import render
+from engine.metrics import format_for, render
 from engine.metrics_server import HEAD_BYTES_MAX, MetricsServer
 from engine.runtime import named
 from engine.sampling import GAUGES, SHARD_GAUGES, Sample, Sampler, Totals
@@ -489,3 +489,10 @@ def test_option_that_makes_no_sense_is_refused(tmp_path: Path, option: str, valu
     assert said_is in done.stderr
     assert option in done.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_versions_that_nobody_knows_make_no_formats() -> None:
+    kinds = {
+        format_for(f"application/openmetrics-text; version=1.0.{number}; escaping=e{number}")[1] for number in range(50)
+    }
+    assert kinds <= {format_for("")[1], format_for("application/openmetrics-text; version=1.0.0")[1]}

@@ -154,6 +154,15 @@ def test_kid_that_is_no_name_is_refused(kid: Any) -> None:
     assert proved(raw_signed(claims(), {"alg": "EdDSA", "kid": kid}), ALL) is None
 
 
+def test_keys_without_a_name_are_tried_beside_named_ones() -> None:
+    keys = jwks(jwk(RSA, kid="named"), jwk(ED))
+    assert proved(token(ED, "EdDSA"), keys) is not None
+    assert proved(token(ED, "EdDSA", {"kid": "another"}), keys) is not None
+    assert proved(token(ED, "EdDSA", {"kid": "named"}), keys) is None
+    assert proved(token(RSA, "RS256", {"kid": "named"}), keys) is not None
+    assert proved(token(RSA, "RS256"), keys) is None
+
+
 def test_key_that_a_token_brings_along_is_not_used() -> None:
     for header in ({"jwk": jwk(OTHER_RSA)}, {"jku": "https://evil.example/keys"}, {"x5u": "https://evil.example"}):
         assert proved(token(OTHER_RSA, "RS256", header), pem(RSA)) is None

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+import urllib3
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -340,3 +341,9 @@ def test_engine_with_a_ratio_traces_calls_that_say_nothing(collector: Collector,
         collector.wait(lambda: any(span.name.endswith("/PlaceOrder") for span in collector.spans))
     [call] = [span for span in collector.spans if span.name.endswith("/PlaceOrder")]
     assert call.parent_span_id == b""
+
+
+@pytest.mark.parametrize("text", ["Fri, 31 Dec 99999 23:59:59 GMT", "9" * 5_000, "soon", "-1"])
+def test_time_to_wait_that_cannot_be_read_is_none(text: str) -> None:
+    answer = urllib3.HTTPResponse(headers={"Retry-After": text}, status=503)
+    assert traces.asked_s(answer) == 0

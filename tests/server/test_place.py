@@ -45,7 +45,7 @@ class FakeCluster:
     def __init__(self, *, starting: bool = False) -> None:
         self.map = PartitionMap.of([["a"], ["b"]], 3, 1)
         self.starting = starting
-        self.adopted = False
+        self.fresh = starting
         self.ending = False
         self.now_s = 100.0
         self.spawned: list[FakeMember] = []
@@ -214,19 +214,21 @@ def test_log_that_cannot_be_used_for_now_is_tried_again_once_anything_is_served(
     scene.cluster.pass_s(RESTART_S_MIN)
     again = scene.cluster.spawned[1]
     assert again.told == ["start"]
-    scene.cluster.starting = True
+    scene.cluster.fresh = True
     scene.says(again, "failed", code=code, message="no descriptors")
     assert scene.cluster.gave_up == [(code, "no descriptors")]
 
 
 def test_worker_that_cannot_begin_beside_adopted_ones_ends_nobody() -> None:
     scene = Scene(followed=False, starting=True)
-    scene.cluster.adopted = True
+    scene.cluster.fresh = False
     scene.says(scene.leader, "failed", code=Exit.UNUSABLE, message="--tls-cert: no certificate in PEM")
     scene.ends(scene.leader, Exit.UNUSABLE)
     assert scene.cluster.gave_up == []
     scene.cluster.pass_s(RESTART_S_MIN)
     assert scene.cluster.spawned[1].told == ["start"]
+    scene.ends(scene.cluster.spawned[1], Exit.WRONG)
+    assert scene.cluster.gave_up == []
     scene.says(scene.cluster.spawned[1], "failed", code=Exit.DAMAGED, message="DATA_LOSS")
     assert scene.cluster.gave_up == [(Exit.DAMAGED, "DATA_LOSS")]
 
