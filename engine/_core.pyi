@@ -114,7 +114,7 @@ class Shard:
         """Replays a record; raises ReplayMismatch if outcome or effects differ from those in it."""
     def replay_from(self, reader: JournalReader, records_max: int = ...) -> int:
         """Applies records of a reader until its end, at most `records_max`, and returns how many; raises as apply."""
-    passed_over: list[str] | None
+    passed_over: dict[str, str] | None
     @property
     def sequence(self) -> int: ...
     @property
@@ -199,8 +199,8 @@ class Engine:
         """Logs the rise to the newest level, where the log is of an older one: only once every program that reads the
         log knows it. The sequence of the record, 0 if there is nothing to raise. Raises JournalFull."""
     @property
-    def passed_over(self) -> list[str]:
-        """What was wrong with newer snapshots than the one that it was recovered from."""
+    def passed_over(self) -> dict[str, str]:
+        """By name, what was wrong with newer snapshots than the one that it was recovered from."""
     @property
     def durable(self) -> int: ...
     @property
@@ -417,7 +417,7 @@ class SimulatedEngine:
         idempotency_entries_max: int,
     ) -> None: ...
     @property
-    def passed_over(self) -> list[str]:
+    def passed_over(self) -> dict[str, str]:
         """As Engine.passed_over."""
     def execute(self, method: int, request: bytes, real_ns: int, boot_ns: int) -> tuple[int, bytes, int]:
         """As Engine.execute, at the time of these clocks."""
@@ -449,7 +449,7 @@ class SimulatedFollower:
 
     def __init__(self, disk: object, log_id: bytes, *, segment_bytes: int) -> None: ...
     @property
-    def passed_over(self) -> list[str]:
+    def passed_over(self) -> dict[str, str]:
         """As Engine.passed_over."""
     def follow(self, records_max: int) -> int: ...
     def prepare(self) -> None: ...

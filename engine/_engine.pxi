@@ -105,7 +105,7 @@ cdef class Engine:
 
     @property
     def passed_over(self):
-        return self.shard.passed_over or []
+        return self.shard.passed_over or {}
 
     @property
     def durable(self):
@@ -183,19 +183,19 @@ def begun_shard(str path, bytes log_id, uint64_t last, uint64_t first=1, names=_
     if found and found[0][0] > last:
         raise JournalDamaged(_os.path.join(path, found[0][1]), 0, last + 1,
                              "the log ends before the snapshot, which only ever covers what is durable")
-    damages = []
+    damages = {}
     for sequence, name in found:
         if damages and sequence + 1 < first:
             break
         try:
             shard = _shard_of(_os.path.join(path, name), sequence, log_id, load)
         except SnapshotDamaged as error:
-            damages.append(error)
+            damages[name] = error
         else:
-            shard.passed_over = [str(error) for error in damages]
+            shard.passed_over = {passed: str(error) for passed, error in damages.items()}
             return shard
     if damages:
-        raise damages[0]
+        raise next(iter(damages.values()))
     return Shard.empty(log_id)
 
 

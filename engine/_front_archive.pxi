@@ -5,6 +5,7 @@
 cdef enum:
     PARKED_SLOT_BITS = 16
     PLACES_MAX = 16384                   # orders that may come at once, however few have left memory
+    PLACES_OWED_MAX = 128                # more than the slice of a batch and a group, which are placed as a whole
     CATCH_UP_SHARE = 8                   # of so many orders that leave, all but one are made up for by new ones
 
 # A question, as Python takes it.
@@ -122,7 +123,7 @@ cdef void archive_turn(Front* f) noexcept nogil:
     cdef Parked* p
     while f.answered != NULL and budget > 0:
         p = f.answered
-        if must_wait(f, p.job):
+        if log_must_catch_up(f, p.job):
             f.stalled = True
             return
         f.answered = p.next
@@ -286,6 +287,9 @@ cdef void evict_slice(Front* f, Hosted* h) noexcept nogil:
         h.evicting = False               # refused, as by a log without room: the next sweep tries again
         return
     evicted = h.state.evicted_orders - evicted
+    # Who came while nobody was kept waiting is not made up for by others.
+    if h.places_left < -<int64_t>PLACES_OWED_MAX:
+        h.places_left = -<int64_t>PLACES_OWED_MAX
     h.places_left += <int64_t>(evicted - evicted // <uint64_t>CATCH_UP_SHARE)
     h.evicted_ns = f.now_ns
     tally(f, EVICTIONS, 1)
@@ -308,6 +312,7 @@ cdef inline bint archive_must_catch_up(Hosted* h) noexcept nogil:
             or f.now_ns >= h.evicted_ns + f.settings.archive_wait_ms * 1000000):
         return False
     tally(f, ARCHIVE_WAITS, 1)
+    f.outrun = True
     return True
 
 

@@ -134,6 +134,9 @@ cdef void recheck(Stream* s) noexcept nogil:
             and not has_expired(k)):
         return
     admission = admit(s, False) if k != NULL else REFUSED_CREDENTIAL
+    # What has expired does not become good by others being asked about.
+    if admission == REFUSED_BUSY and k.state == CREDENTIAL_KNOWN and has_expired(k):
+        admission = REFUSED_CREDENTIAL
     if admission != REFUSED_BUSY:
         go_on(s, admission)
 

@@ -39,6 +39,7 @@ cdef enum:
     SWEEP_NS = 100000000
     ACCEPT_PAUSE_NS = 2000000            # how long an accept is left to others
     EWMA_SHARE = 16
+    OUTRUN_PAUSE_NS = 200000
 
 
 cdef void front_loop(Front* f) noexcept nogil:
@@ -69,6 +70,13 @@ cdef void turn(Front* f) noexcept nogil:
     tally(f, TURNS, 1)
 
 
+cdef inline void leave_the_core() noexcept nogil:
+    cdef timespec pause
+    pause.tv_sec = 0
+    pause.tv_nsec = OUTRUN_PAUSE_NS
+    nanosleep(&pause, NULL)
+
+
 cdef void receive_events(Front* f) noexcept nogil:
     cdef epoll_event events[EVENTS_MAX]
     cdef int ready, i
@@ -77,6 +85,9 @@ cdef void receive_events(Front* f) noexcept nogil:
     measure_turn(f, slept_ns)
     if wait_ms and not links_may_sleep(f):
         wait_ms = 0
+    if UNLIKELY(f.outrun) and not f.evicting:
+        # Sockets that are not read meanwhile would end each wait at once, and the archive needs the core.
+        leave_the_core()
     if not journals_are_held(f):
         ready = epoll_wait(f.epoll_fd, events, EVENTS_MAX, wait_ms)
     else:
@@ -96,7 +107,7 @@ cdef void receive_events(Front* f) noexcept nogil:
 cdef int wait_for(Front* f, uint64_t now_ns) noexcept nogil:
     cdef uint64_t until_ns = f.sweep_at_ns
     if f.stalled:
-        return 1                         # the log's eventfd mostly ends it sooner
+        return 0 if f.evicting else 1    # the log's eventfd mostly ends it sooner
     if f.runnable != NULL or f.answered != NULL or f.evicting or f.links_unsent or f.unread != NULL \
             or relay_wants_turn(f):
         return 0

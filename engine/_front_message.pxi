@@ -37,6 +37,9 @@ cdef inline void store_big_u32(uint8_t* at, uint32_t value) noexcept nogil:
 cdef void feed(Stream* s, const uint8_t* data, size_t size) noexcept nogil:
     cdef size_t used
     while size and not stream_is_over(s):
+        if UNLIKELY(is_asking(s)) and memory_is_full(s.connection.front):
+            refuse_overloaded(s)
+            return
         if UNLIKELY(is_asking(s)) or (
                 s.kind == STREAM_BATCHES and s.call_count >= s.connection.front.settings.batches_per_stream_max):
             memcpy(buffer_reserve(&s.backlog, size), data, size)

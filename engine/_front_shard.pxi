@@ -13,7 +13,7 @@ cdef void serve(Front* f) noexcept nogil:
     cdef JobQueue* source = NULL
     cdef Job* group[GROUP]
     cdef int grouped = 0
-    f.stalled = False
+    f.stalled = f.outrun = False
     while f.runnable != NULL and source != last:
         source = f.runnable
         f.runnable = source.next
@@ -40,7 +40,8 @@ cdef void serve_source(Front* f, JobQueue* source, Job** group, int* grouped) no
                 return
             budget -= 1
             continue
-        if (source.first.is_batch or grouped[0] == 0) and must_wait(f, source.first):
+        if ((source.first.is_batch or grouped[0] == 0) and log_must_catch_up(f, source.first)) \
+                or order_must_wait(f, source.first):
             f.stalled = True
             return
         job = queue_pop(source)
@@ -58,11 +59,16 @@ cdef void serve_source(Front* f, JobQueue* source, Job** group, int* grouped) no
                 execute_group(f, group, grouped)
 
 
-# The next segment is not ready yet, too much waits for the disk, or the archive has to catch up: jobs stay where they
-# are, and their senders are not read. A disk that is full is another matter, and refused.
-cdef inline bint must_wait(Front* f, Job* job) noexcept nogil:
+# The next segment is not ready yet, or too much waits for the disk: jobs stay where they are, and their senders are not
+# read. A disk that is full is another matter, and refused.
+cdef inline bint log_must_catch_up(Front* f, Job* job) noexcept nogil:
+    return f.hosted[job.shard] != NULL and log_is_behind(f.hosted[job.shard])
+
+
+# What pays, ships or cancels an order leads to its leaving, and goes on.
+cdef inline bint order_must_wait(Front* f, Job* job) noexcept nogil:
     cdef Hosted* h = f.hosted[job.shard]
-    return h != NULL and (log_is_behind(h) or archive_must_catch_up(h))
+    return job.method == PLACE_ORDER and h != NULL and archive_must_catch_up(h)
 
 
 cdef inline bint log_is_behind(Hosted* h) noexcept nogil:

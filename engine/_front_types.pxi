@@ -373,7 +373,8 @@ cdef struct Front:
     Hosted* hosted[64]                   # by shard; NULL: lives elsewhere, or is not open yet
     Link* links[64]                      # by worker: the newest, over which is asked
     Link* live_links                     # all of them
-    bint stalled                         # what could be served waits for a log
+    bint stalled                         # what could be served waits for a log, or for the archive
+    bint outrun                          # for the archive
     JobQueue* runnable
     JobQueue* runnable_last
     Stream* free_streams

@@ -90,7 +90,7 @@ def _read_ahead(size_t of):
 cdef class Shard:
     """The state machine without log or clock. See the stub for what its methods promise."""
     cdef State* state
-    cdef public list passed_over
+    cdef public dict passed_over
 
     def __cinit__(self, bytes log_id=bytes(16), *unused, **more):
         cdef uint64_t seed = int.from_bytes(_os.urandom(8), "little")
@@ -174,13 +174,21 @@ cdef class Shard:
         if a == NULL:
             raise MemoryError("no memory for a replay")
         thread = threading.Thread(target=_read_ahead, args=(<size_t>a,), name="everopen-replay", daemon=True)
+        interrupted = False
         try:
             thread.start()
             with nogil:
                 code = replay_ahead(self.state, a, &count, &reason)
-            thread.join()
+            while thread.is_alive():
+                try:
+                    thread.join()
+                except KeyboardInterrupt:
+                    # The thread still reads into what is freed next.
+                    interrupted = True
         finally:
             read_ahead_free(a)
+        if interrupted:
+            raise KeyboardInterrupt
         if reason != NULL:
             raise ReplayMismatch(before + count + 1, reason.decode())
         if code != LOG_RECORD and code != LOG_END:

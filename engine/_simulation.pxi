@@ -131,7 +131,7 @@ cdef class SimulatedEngine:
 
     @property
     def passed_over(self):
-        return self.shard.passed_over or []
+        return self.shard.passed_over or {}
 
     cdef int _begin(self, SimulatedProcess process, uint64_t segment_bytes) except -1:
         cdef int error
@@ -272,7 +272,7 @@ cdef class SimulatedFollower:
 
     @property
     def passed_over(self):
-        return self.shard.passed_over or []
+        return self.shard.passed_over or {}
 
     cdef int _turn(self, Turn* job, SimulatedTurn* what, uint64_t number) except -1:
         memset(job, 0, sizeof(Turn))

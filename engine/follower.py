@@ -116,7 +116,7 @@ class Tail:
             shard=self.shard,
             **self._start.sizes,
         )
-        for damage in self.follower.shard.passed_over or []:
+        for damage in (self.follower.shard.passed_over or {}).values():
             log.critical("a snapshot is damaged: an older one was taken", shard=self.shard, error=damage)
         if self._start.expect_orders:
             self.follower.shard.expect(self._start.expect_orders)
@@ -251,7 +251,8 @@ class Tail:
     def _drop(self, child: Child) -> None:
         """Whoever leads meanwhile is not disturbed: the newest segments stay."""
         size = child.path.stat().st_size if child.path.exists() else 0
-        dropped = drop_behind(self._directory, child.sequence)
+        assert self.follower is not None
+        dropped = drop_behind(self._directory, child.sequence, self.follower.shard.passed_over or ())
         self._channel.say(
             "snapshot",
             shard=self.shard,

@@ -5,6 +5,7 @@ Works beside a running engine: it replays up to what that engine has published a
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,13 +36,13 @@ def take(path: Path, *, drop_segments: bool = False) -> Taken:
     return Taken(proved, shard.sequence, proved.stat().st_size, shard.state_digest(), shard.business_digest(), dropped)
 
 
-def drop_behind(shard: Path, sequence: int) -> int:
+def drop_behind(shard: Path, sequence: int, damaged: Container[str] = ()) -> int:
     """Removes what lies behind the older of the kept snapshots: segments first, then snapshots that no log continues.
 
     sequence: of the snapshot that the caller has just taken. Others may have taken newer ones meanwhile, also both of
-    those that are kept; what the caller has still to read stays.
+    those that are kept; what the caller has still to read stays. damaged: names of those that count for nothing.
     """
-    kept = datadir.snapshots(shard)[-SNAPSHOTS_KEPT:]
+    kept = [found for found in datadir.snapshots(shard) if found[1].name not in damaged][-SNAPSHOTS_KEPT:]
     if len(kept) < SNAPSHOTS_KEPT:
         return 0
     oldest = min(kept[0][0], sequence)

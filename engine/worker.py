@@ -282,7 +282,7 @@ class Worker:
         if self._closing:
             return
         sequence = engine.sequence
-        for damage in engine.passed_over:
+        for damage in engine.passed_over.values():
             log.critical("a snapshot is damaged: an older one was taken", shard=shard, error=damage)
         self._front.host(shard, engine)
         self._engines[shard] = engine

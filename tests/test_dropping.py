@@ -20,6 +20,11 @@ def test_nothing_goes_that_the_caller_has_still_to_read(tmp_path: Path, monkeypa
     snapshots.drop_behind(tmp_path, 30)
     assert [sequence for sequence, _ in datadir.snapshots(tmp_path)] == [20, 30]
     assert asked == [10, 20]
+    datadir.snapshot_path(tmp_path, 40).touch()
+    # What is damaged is none of the two to go on from.
+    snapshots.drop_behind(tmp_path, 40, {datadir.snapshot_path(tmp_path, 30).name: "its CRC is wrong"})
+    assert [sequence for sequence, _ in datadir.snapshots(tmp_path)] == [20, 30, 40]
+    assert asked[2:] == [20]
 
 
 def test_backup_begins_again_when_files_went_and_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,7 +174,7 @@ class World:
             self.disk.full = self.disk.full and error.errno != errno.ENOSPC
             self.seen["opening failed"] += 1
             return
-        self._passed_over(engine.passed_over if taking_over is None else [])
+        self._passed_over(engine.passed_over if taking_over is None else {})
         self.seen["takeover" if taking_over is not None else "start"] += 1
         self.engine = engine
         self.life += 1
@@ -428,7 +428,7 @@ class World:
         self.lied = self.lied or lies
         self.disk.keeps_durable = self.lied
 
-    def _passed_over(self, damages: list[str]) -> None:
+    def _passed_over(self, damages: dict[str, str]) -> None:
         """Snapshots for which an older one was taken."""
         if damages and not self.lied:
             raise Wrong(f"a snapshot is called damaged, and the disk is honest: {damages}")
