@@ -202,7 +202,8 @@ def test_mark_is_there_before_the_first_key_and_outlives_its_file(
         assert keys.is_required(tmp_path)
         raise OSError(28, "the disk is full")
 
-    monkeypatch.setattr(keys, "_write", fail)
+    # What gives the keys their name.
+    monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(OSError, match="the disk is full"):
         keys.make(tmp_path, "till", GRANTS, NOW)
     monkeypatch.undo()
