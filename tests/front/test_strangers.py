@@ -140,7 +140,9 @@ def test_who_was_known_before_the_keys_changed_is_asked_for_first_however_many_s
 
 
 def test_many_bad_credentials_end_their_connection_and_no_other(fronts: Fronts) -> None:
-    front = fronts.start(bad_credentials_max=5, bad_credentials_per_s=1)
+    # However often it is looked whether the connection has ended.
+    looks = {"ping_strikes_max": 100_000, "control_frames_max": 100_000}
+    front = fronts.start(bad_credentials_max=5, bad_credentials_per_s=1, **looks)
     seed(front)
     with Answerer(front.native, {b"good": Caller()}), Connection(front.address) as connection:
         until(lambda: refused_anonymously(front))
