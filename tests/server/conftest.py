@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.server.callers import Caller
 from tests.serving import Client, Server
 
 
@@ -27,3 +29,16 @@ def client(server: Server) -> Iterator[Client]:
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
+
+
+@pytest.fixture
+def callers() -> Iterator[Callable[..., Caller]]:
+    made: list[Caller] = []
+
+    def make(server: Server, *metadata: tuple[str, str], **more: Any) -> Caller:
+        made.append(Caller(server.address, *metadata, **more))
+        return made[-1]
+
+    yield make
+    for caller in made:
+        caller.close()

@@ -6,13 +6,11 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
-import pytest
 
 from engine import keys, status
 from engine.certificates import expiry_of
@@ -20,8 +18,9 @@ from engine.exits import Exit
 from engine.identity import FILES
 from engine.sampling import FILES_FAILED
 from tests.front.authority import Authority
+from tests.server.callers import UNAUTHENTICATED
 from tests.server.test_followers import PATIENT, wait_for
-from tests.server.test_identity_live import UNAUTHENTICATED, Caller, bearer, key_of
+from tests.server.test_identity_live import bearer, key_of
 from tests.server.test_supervisor import eventually, wait_for_ends
 from tests.serving import Server, everopen
 from tests.tokens import AUDIENCE, ED, ISSUER, pem, write
@@ -29,19 +28,6 @@ from tests.tokens import AUDIENCE, ED, ISSUER, pem, write
 ALONE = ("--workers", "1")
 BROKEN = "a file that says who may call cannot be used: what was known before stays"
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
-
-
-@pytest.fixture
-def callers() -> Iterator[Callable[..., Caller]]:
-    made: list[Caller] = []
-
-    def make(server: Server, *metadata: tuple[str, str], **more: Any) -> Caller:
-        made.append(Caller(server.address, *metadata, **more))
-        return made[-1]
-
-    yield make
-    for caller in made:
-        caller.close()
 
 
 def said(data_dir: Path) -> dict[str, Any]:

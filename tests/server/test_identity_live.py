@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import grpc
 import orjson
 import pytest
-from google.rpc import error_details_pb2, status_pb2
 
 from engine import keys
 from engine._core import method_scopes
@@ -20,79 +18,14 @@ from engine.audit_trail import AUDIT_TRAIL
 from engine.control_identity import scope_of
 from engine.grants import SCOPES, Grants
 from everopen.v1 import cluster_service_pb2 as cluster
-from everopen.v1 import order_service_pb2 as orders
 from everopen.v1.cluster_service_pb2_grpc import ClusterServiceStub
-from everopen.v1.order_service_pb2_grpc import OrderServiceStub
 from tests.front.authority import Authority
+from tests.server.callers import DENIED, OK, UNAUTHENTICATED, Caller
 from tests.server.test_supervisor import PATIENCE_S, eventually
-from tests.serving import Server, everopen, order
+from tests.serving import Server, everopen
 from tests.tokens import AUDIENCE, ED, ISSUER, OTHER_RSA, jwk, jwks, pem, token, write
 
 NOW = 1_700_000_000_000
-OK, UNAUTHENTICATED, DENIED = (
-    grpc.StatusCode.OK,
-    grpc.StatusCode.UNAUTHENTICATED,
-    grpc.StatusCode.PERMISSION_DENIED,
-)
-
-
-class Caller:
-    """The stubs, and what is shown with each call."""
-
-    def __init__(
-        self, address: str, *metadata: tuple[str, str], credentials: grpc.ChannelCredentials | None = None
-    ) -> None:
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address, options)
-        else:
-            self._channel = grpc.secure_channel(address, credentials, options)
-        self._metadata = metadata
-        self._orders: Any = OrderServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._cluster: Any = ClusterServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self.error: Any = None
-
-    def _code(self, call: Callable[..., Any], request: Any) -> grpc.StatusCode:
-        self.error = None
-        try:
-            call(request, metadata=self._metadata, timeout=PATIENCE_S, wait_for_ready=True)
-        except grpc.RpcError as error:
-            self.error = error
-            code: grpc.StatusCode = error.code()
-            return code
-        return OK
-
-    def place(self, order_id: str = "a") -> grpc.StatusCode:
-        return self._code(self._orders.PlaceOrder, order(order_id))
-
-    def get(self) -> grpc.StatusCode:
-        return self._code(self._orders.GetOrder, orders.GetOrderRequest(shop_id="shop", order_id="a"))
-
-    def workers(self) -> grpc.StatusCode:
-        return self._code(self._cluster.GetWorkers, cluster.GetWorkersRequest())
-
-    @property
-    def reason(self) -> str:
-        details = dict(self.error.trailing_metadata())["grpc-status-details-bin"]
-        info = error_details_pb2.ErrorInfo()
-        assert status_pb2.Status.FromString(details).details[0].Unpack(info)
-        return info.reason
-
-    def close(self) -> None:
-        self._channel.close()
-
-
-@pytest.fixture
-def callers() -> Iterator[Callable[..., Caller]]:
-    made: list[Caller] = []
-
-    def make(server: Server, *metadata: tuple[str, str], **more: Any) -> Caller:
-        made.append(Caller(server.address, *metadata, **more))
-        return made[-1]
-
-    yield make
-    for caller in made:
-        caller.close()
 
 
 def key_of(data_dir: Path, *scopes: str) -> tuple[str, str]:
