@@ -19,12 +19,9 @@ cdef uint64_t populate_ahead(uint8_t* base, uint64_t used, uint64_t reserved, ui
 
 cdef void stay_ahead(State* s, const uint64_t* stop) noexcept nogil:
     cdef uint64_t arena_populated = 0, index_populated = 0
-    cdef timespec pause
-    pause.tv_sec = 0
-    pause.tv_nsec = AHEAD_PAUSE_NS
     while eo_load64(stop) == 0:
         arena_populated = populate_ahead(s.arena.base, eo_load64(&s.arena.bump) << 3, s.arena.reserved_bytes,
                                          arena_populated)
         index_populated = populate_ahead(<uint8_t*>s.orders.lines, eo_load64(&s.orders.buckets) * sizeof(IndexLine),
                                          s.orders.reserved_bytes, index_populated)
-        nanosleep(&pause, NULL)
+        pause_ns(AHEAD_PAUSE_NS)

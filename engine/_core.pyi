@@ -72,7 +72,7 @@ def board_mark_next(board: Board, shard: int, after_sequence: int) -> tuple[int,
 def ring_create(capacity: int = ...) -> int:
     """The descriptor of a new ring of `capacity` bytes, a power of two of 4,096 to RING_BYTES."""
 
-def begun_shard(path: str, log_id: bytes, last: int, first: int = ...) -> Shard:
+def begun_shard(path: str, log_id: bytes, last: int, first: int | None = ...) -> Shard:
     """The shard as of the newest snapshot that is whole and goes with a log of the sequences `first` to `last`."""
 
 def crc32c(data: bytes, seed: int = 0) -> int: ...
@@ -114,7 +114,7 @@ class Shard:
         """Replays a record; raises ReplayMismatch if outcome or effects differ from those in it."""
     def replay_from(self, reader: JournalReader, records_max: int = ...) -> int:
         """Applies records of a reader until its end, at most `records_max`, and returns how many; raises as apply."""
-    passed_over: dict[str, str] | None
+    passed_over: dict[str, str]
     @property
     def sequence(self) -> int: ...
     @property

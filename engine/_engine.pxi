@@ -30,8 +30,7 @@ cdef class Engine:
         writer = JournalWriter(path, segment_bytes=segment_bytes)
         try:
             last = writer.next_sequence - 1
-            first = journal_segments(path)[0]["first_sequence"]
-            self._adopt(writer, begun_shard(path, writer.log_id, last, first))
+            self._adopt(writer, begun_shard(path, writer.log_id, last))
             recover(self.shard, path, last)
             first_record(self.shard, self.journal, idempotency_window_ms, idempotency_entries_max)
         except BaseException:
@@ -105,7 +104,7 @@ cdef class Engine:
 
     @property
     def passed_over(self):
-        return self.shard.passed_over or {}
+        return self.shard.passed_over
 
     @property
     def durable(self):
@@ -173,10 +172,11 @@ cdef int64_t tick_if_due(State* s, Journal* journal, int64_t now_ms) noexcept no
     return 1 if wait_ms < 1 else 1000 if wait_ms > 1000 else wait_ms
 
 
-def begun_shard(str path, bytes log_id, uint64_t last, uint64_t first=1, names=_os.listdir, load=Shard.load):
+def begun_shard(str path, bytes log_id, uint64_t last, first=None, names=_os.listdir, load=Shard.load):
     """The shard as of the newest snapshot; empty where there is none. `first`, `last`: what the log has.
 
-    Of a damaged snapshot, the one before it is taken, if the log goes on from there; `passed_over` says so.
+    Of a damaged snapshot, the one before it is taken, if the log goes on from there; `passed_over` says so. Only then
+    `first` matters; None: it is looked up.
     """
     found = sorted(((int(match[1]), name) for name in names(path) if (match := SNAPSHOT_NAME.fullmatch(name))),
                    reverse=True)
@@ -185,8 +185,11 @@ def begun_shard(str path, bytes log_id, uint64_t last, uint64_t first=1, names=_
                              "the log ends before the snapshot, which only ever covers what is durable")
     damages = {}
     for sequence, name in found:
-        if damages and sequence + 1 < first:
-            break
+        if damages:
+            if first is None:
+                first = journal_segments(path)[0]["first_sequence"]
+            if sequence + 1 < first:
+                break
         try:
             shard = _shard_of(_os.path.join(path, name), sequence, log_id, load)
         except SnapshotDamaged as error:

@@ -76,7 +76,7 @@ cdef class Follower:
                 raise ValueError("board_fd: not a board of so many workers")
             self.marks = board_marks(&self.board, shard)
             self.figures = board_shard(&self.board, shard)
-        self.shard = begun_shard(self.path, headers[0]["log_id"], durable["sequence"], headers[0]["first_sequence"])
+        self.shard = begun_shard(self.path, headers[0]["log_id"], durable["sequence"])
         self.disk = real_disk(self.path)
         code = log_begin(&self.reader, &survey, self.shard.sequence + 1)
         survey_free(&survey)

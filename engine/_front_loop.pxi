@@ -70,13 +70,6 @@ cdef void turn(Front* f) noexcept nogil:
     tally(f, TURNS, 1)
 
 
-cdef inline void leave_the_core() noexcept nogil:
-    cdef timespec pause
-    pause.tv_sec = 0
-    pause.tv_nsec = OUTRUN_PAUSE_NS
-    nanosleep(&pause, NULL)
-
-
 cdef void receive_events(Front* f) noexcept nogil:
     cdef epoll_event events[EVENTS_MAX]
     cdef int ready, i
@@ -87,7 +80,7 @@ cdef void receive_events(Front* f) noexcept nogil:
         wait_ms = 0
     if UNLIKELY(f.outrun) and not f.evicting:
         # Sockets that are not read meanwhile would end each wait at once, and the archive needs the core.
-        leave_the_core()
+        pause_ns(OUTRUN_PAUSE_NS)
     if not journals_are_held(f):
         ready = epoll_wait(f.epoll_fd, events, EVENTS_MAX, wait_ms)
     else:

@@ -115,20 +115,13 @@ cdef void read_ahead_free(ReadAhead* a) noexcept nogil:
     free(a)
 
 
-cdef inline void replay_pause() noexcept nogil:
-    cdef timespec pause
-    pause.tv_sec = 0
-    pause.tv_nsec = REPLAY_PAUSE_NS
-    nanosleep(&pause, NULL)
-
-
 # The thread that reads: until the end of the records, or of the need for them.
 cdef void read_ahead(ReadAhead* a) noexcept nogil:
     cdef GroupAhead* ahead
     a.code = LOG_RECORD
     while a.code == LOG_RECORD and a.left > 0 and eo_load64(&a.stop) == 0:
         if a.read - eo_load64(&a.applied) >= <uint64_t>GROUPS_AHEAD:
-            replay_pause()
+            pause_ns(REPLAY_PAUSE_NS)
             continue
         ahead = &a.groups[a.read % <uint64_t>GROUPS_AHEAD]
         a.code = gather_records(&ahead.group, a.reader, a.next_sequence, a.left, &a.reason)
@@ -171,7 +164,7 @@ cdef Group* group_ahead(ReadAhead* a, uint64_t number, bint wait) noexcept nogil
             break
         if ended or not wait:
             return NULL
-        replay_pause()
+        pause_ns(REPLAY_PAUSE_NS)
     return &a.groups[number % <uint64_t>GROUPS_AHEAD].group
 
 

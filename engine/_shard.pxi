@@ -94,6 +94,7 @@ cdef class Shard:
 
     def __cinit__(self, bytes log_id=bytes(16), *unused, **more):
         cdef uint64_t seed = int.from_bytes(_os.urandom(8), "little")
+        self.passed_over = {}
         if len(log_id) != LOG_ID_BYTES:
             raise ValueError("log_id: must have 16 bytes")
         self.state = <State*>calloc(1, sizeof(State))

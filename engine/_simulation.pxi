@@ -96,7 +96,7 @@ cdef int judge(LogReader* r, const Turn* job) except -1:
 
 cdef Shard simulated_shard(disk, bytes log_id, uint64_t last):
     """As of the newest snapshot."""
-    return begun_shard("", log_id, last, names=lambda _: list(disk.names),
+    return begun_shard("", log_id, last, 1, names=lambda _: list(disk.names),
                        load=lambda name: loaded_snapshot(name, disk.content(name), None))
 
 
@@ -131,7 +131,7 @@ cdef class SimulatedEngine:
 
     @property
     def passed_over(self):
-        return self.shard.passed_over or {}
+        return self.shard.passed_over
 
     cdef int _begin(self, SimulatedProcess process, uint64_t segment_bytes) except -1:
         cdef int error
@@ -272,7 +272,7 @@ cdef class SimulatedFollower:
 
     @property
     def passed_over(self):
-        return self.shard.passed_over or {}
+        return self.shard.passed_over
 
     cdef int _turn(self, Turn* job, SimulatedTurn* what, uint64_t number) except -1:
         memset(job, 0, sizeof(Turn))

@@ -74,6 +74,13 @@ cdef extern from "<time.h>" nogil:
     int nanosleep(const timespec* wanted, timespec* left) noexcept
     int CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_BOOTTIME
 
+# Less than a second.
+cdef inline void pause_ns(long nanoseconds) noexcept nogil:
+    cdef timespec pause
+    pause.tv_sec = 0
+    pause.tv_nsec = nanoseconds
+    nanosleep(&pause, NULL)
+
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int first, int flags) noexcept
     int EFD_NONBLOCK, EFD_CLOEXEC

@@ -116,7 +116,7 @@ class Tail:
             shard=self.shard,
             **self._start.sizes,
         )
-        for damage in (self.follower.shard.passed_over or {}).values():
+        for damage in self.follower.shard.passed_over.values():
             log.critical("a snapshot is damaged: an older one was taken", shard=self.shard, error=damage)
         if self._start.expect_orders:
             self.follower.shard.expect(self._start.expect_orders)
@@ -252,7 +252,7 @@ class Tail:
         """Whoever leads meanwhile is not disturbed: the newest segments stay."""
         size = child.path.stat().st_size if child.path.exists() else 0
         assert self.follower is not None
-        dropped = drop_behind(self._directory, child.sequence, self.follower.shard.passed_over or ())
+        dropped = drop_behind(self._directory, child.sequence, self.follower.shard.passed_over)
         self._channel.say(
             "snapshot",
             shard=self.shard,
